@@ -1,0 +1,16 @@
+"""Where the worker program and the shipped policies lie: inside the package (wheel) or beside it
+(checkout). The host only needs their location; it never imports either."""
+
+import os
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+
+def _locate(name: str) -> str:
+    inside = os.path.join(_PACKAGE, name)
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), name)
+
+
+PACKAGE = _PACKAGE
+WORKER = _locate("worker")
+POLICIES = _locate("policies")
