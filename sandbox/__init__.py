@@ -1,0 +1,76 @@
+"""Run code nobody trusts on your own Linux kernel, and get a typed value back.
+
+    from sandbox import Limits, Sandbox
+
+    with Sandbox(Limits(memory="256M", cpu_time=2)) as s:
+        value = s.run(function, 3, key="x")
+        outcome = s.call(function, 3)
+"""
+
+from ._api import Sandbox
+from ._errors import (
+    Cancelled,
+    ClosedError,
+    DiskLimitExceeded,
+    GuestError,
+    InternalError,
+    LimitExceeded,
+    MemoryLimitExceeded,
+    NonzeroExit,
+    OutputLimitExceeded,
+    PolicyError,
+    PolicyViolation,
+    ProcessLimitExceeded,
+    ResultError,
+    SandboxError,
+    SetupError,
+    Signaled,
+    TimeLimitExceeded,
+    TransferError,
+    Unsupported,
+)
+from ._models import (
+    GuestException,
+    Isolation,
+    Limits,
+    Mount,
+    Outcome,
+    Status,
+    Usage,
+    Violation,
+)
+from ._policy import Policy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancelled",
+    "ClosedError",
+    "DiskLimitExceeded",
+    "GuestError",
+    "GuestException",
+    "InternalError",
+    "Isolation",
+    "LimitExceeded",
+    "Limits",
+    "MemoryLimitExceeded",
+    "Mount",
+    "NonzeroExit",
+    "Outcome",
+    "OutputLimitExceeded",
+    "Policy",
+    "PolicyError",
+    "PolicyViolation",
+    "ProcessLimitExceeded",
+    "ResultError",
+    "Sandbox",
+    "SandboxError",
+    "SetupError",
+    "Signaled",
+    "Status",
+    "TimeLimitExceeded",
+    "TransferError",
+    "Unsupported",
+    "Usage",
+    "Violation",
+]

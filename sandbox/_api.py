@@ -1,0 +1,288 @@
+"""`Sandbox`: the one object users hold."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from . import _transfer
+from ._errors import ClosedError
+from ._jail import Jail, Plan
+from ._launcher import Profile
+from ._layers import check_waivers, choose_layers
+from ._models import Limits, Mount, Outcome
+from ._policy import Policy, load_policy
+from ._raising import exception_for
+from ._root import plan_root
+from ._runtime import RUNTIME
+from ._seccomp import compile_filters
+from ._supervisor import Supervisor, drive
+from ._visible import Visible, own_paths
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_GUEST_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/work",
+    "TMPDIR": "/tmp",  # noqa: S108 (the jail's own)
+    "LANG": "C.UTF-8",
+}
+
+
+class Sandbox:
+    """Runs functions nobody trusts in a jail of their own and hands back their values.
+
+    One sandbox is one jail: fresh user, pid, mount, net, ipc, uts, cgroup and time namespaces, a
+    read-only root, a seccomp filter, no capabilities, Landlock, and control groups. Each call is a
+    fresh process forked from a pristine init; calls share the writable places and the limits,
+    nothing else. Calls from several threads take turns.
+
+    Args:
+        limits: what each call may use (`Limits()` if not given).
+        policy: the name of a shipped policy (``"base"``, ``"python"``, ``"compute"``), the path of
+            a TOML file, or a `Policy`.
+        mounts: folders and files of the host to show.
+        env: environment variables for the guest beside PATH, HOME, TMPDIR and LANG.
+        preload: names of modules imported before the jail is made, with their distributions shown
+            to the guest; they are imported with the host's rights, so name only what you trust.
+        allow_missing: layers (see ARCHITECTURE.md) that may be missing on this host; the outcome
+            then says so.
+
+    Raises:
+        TypeError, ValueError, PolicyError: bad arguments, before anything is created.
+        Unsupported, SetupError: on entering, when the jail cannot be made as asked.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        policy: str | os.PathLike[str] | Policy = "python",
+        mounts: Iterable[Mount] = (),
+        env: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
+        allow_missing: Collection[str] = (),
+    ) -> None:
+        self._jail: Jail | None = None
+        self._state = "new"
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits: expected Limits, not {type(limits).__name__}")
+        self._limits = limits or Limits()
+        self._policy = load_policy(policy)
+        self._waived = check_waivers(allow_missing)
+        self._environment = {**_GUEST_ENVIRONMENT, **_checked_environment(env or {})}
+        if isinstance(preload, str):
+            raise TypeError("preload: expected a sequence of module names, not one string")
+        self._visible = Visible.of(preload)
+        self._profile = Profile(tuple(preload), self._visible.sys_path)
+        visible = (*self._visible.paths, *_late_imports())
+        self._mounts = tuple(_checked_mounts(mounts))
+        self._root = plan_root(tuple(dict.fromkeys(visible)), self._mounts)
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._calls = 0
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Sandbox:
+        if self._state != "new":
+            raise ClosedError(
+                "this sandbox is open already; `with` does not nest"
+                if self._state == "open"
+                else "this sandbox is closed; make a new one"
+            )
+        self._jail = self._make_jail()
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the jail and everything in it. What it leaves is removed off the caller's path, within
+        milliseconds. Closing twice is allowed."""
+        self._state = "closed"
+        jail, self._jail = self._jail, None
+        if jail is not None and self._owner == os.getpid():
+            _bury(jail)
+
+    def __del__(self) -> None:
+        if getattr(self, "_jail", None) is not None and self._owner == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox policy={self._policy.name!r} {self._state}>"
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call `function` in the jail and return its value.
+
+        Raises:
+            GuestError: the function raised; also an instance of the builtin of the same name.
+            LimitExceeded, PolicyViolation, ResultError, Signaled, NonzeroExit: what ended it.
+            TransferError: the function or an argument cannot travel in.
+            ClosedError: the sandbox is not open.
+            InternalError, SetupError, Unsupported: our fault, or the host's; never the guest's.
+        """
+        outcome = self.call(function, *args, **kwargs)
+        if outcome.status != "ok":
+            raise exception_for(outcome)
+        value: _T = outcome.value
+        return value
+
+    def call(self, function: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Outcome:
+        """Call `function` in the jail and say what happened: always an `Outcome` for what the guest
+        did. Raises only what `run` raises for bad input and for our own faults outside a call."""
+        self._check_open()
+        cargo = _transfer.dump_call(function, args, kwargs, visible=self._visible)
+        with self._lock:
+            self._check_open()
+            call = Supervisor(
+                self._usable_jail(),
+                self._next_number(),
+                self._limits,
+                self._options(cargo.needs_cloudpickle),
+                cargo.payload,
+            )
+            try:
+                drive(call)
+            except BaseException:
+                # KeyboardInterrupt, or a signal handler's exception: the call ends first.
+                call.cancel()
+                drive(call)
+                raise
+            finally:
+                outcome = call.outcome()
+                call.release()
+        return outcome
+
+    def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
+        """What would travel into the jail by value with `function`: names of functions, classes and
+        globals of modules that are not visible inside. Runs nothing."""
+        return _transfer.preview(function, visible=self._visible)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._owner != os.getpid():
+            raise ClosedError("this sandbox belongs to the process that this one was forked from")
+        if self._state != "open":
+            text = "closed" if self._state == "closed" else "not open yet; use it in a `with` block"
+            raise ClosedError(f"this sandbox is {text}")
+
+    def _usable_jail(self) -> Jail:
+        """The jail; after a fault of ours (launcher or init lost) a new one, with empty places."""
+        if self._jail is None or not self._jail.usable:
+            if self._jail is not None:
+                _bury(self._jail)
+                self._jail = None
+            self._jail = self._make_jail()
+        return self._jail
+
+    def _next_number(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def _make_jail(self) -> Jail:
+        groups, no_cgroup = RUNTIME.groups_or_none(waived="cgroup" in self._waived)
+        launcher = RUNTIME.launcher(self._profile)
+        layers = choose_layers(
+            launcher.facts, self._waived, mdwe=self._policy.mdwe, no_cgroup=no_cgroup
+        )
+        filters = compile_filters(self._policy)
+        request = {
+            "root": self._root.as_request(),
+            "namespaces": sorted(layers.namespaces),
+            "layers": layers.names,
+            "first_filter": filters.first,
+            "last_filter": filters.last,
+            "landlock": [launcher.facts["landlock"], _landlock_rules(self._policy, self._mounts)],
+            "scratch": [_scratch(self._limits), False],
+        }
+        plan = Plan(
+            request, layers.namespaces, self._root.targets(), layers.missing, layers.unobserved
+        )
+        group = groups.jail(self._limits) if groups else None
+        try:
+            return Jail(launcher, plan, group, RUNTIME.lease())
+        except BaseException:
+            if group is not None:
+                group.close()
+            raise
+
+    def _options(self, needs_cloudpickle: bool) -> dict[str, Any]:
+        limits = self._limits
+        rlimits = {
+            "open_files": limits.open_files,
+            "stack": int(limits.stack),
+            # 1, not 0: with a piped core_pattern 0 still runs the host's handler as root.
+            "core": 1,
+            "queues": 0,
+            "locked": 64 << 10,
+        }
+        if limits.file_size is not None:
+            rlimits["file_size"] = int(limits.file_size)
+        if "cgroup" in self._waived and limits.cpu_time is not None:
+            rlimits["cpu"] = math.ceil(limits.cpu_time)
+        return {
+            "rlimits": rlimits,
+            "environment": self._environment,
+            "cloudpickle": needs_cloudpickle,
+        }
+
+
+def _bury(jail: Jail) -> None:
+    jail.kill()
+    RUNTIME.reaper.bury(jail)
+
+
+def _scratch(limits: Limits) -> dict[str, str]:
+    return {"size": str(limits.disk), "nr_inodes": str(limits.inodes), "mode": "0755"}
+
+
+def _landlock_rules(policy: Policy, mounts: Sequence[Mount]) -> list[tuple[str, str]]:
+    writable = [os.fspath(mount.target) for mount in mounts if mount.writable]
+    rules = []
+    for path, right in policy.landlock:
+        if path == "@mounts":
+            rules += [(target, right) for target in writable]
+        else:
+            rules.append((path, right))
+    return rules
+
+
+def _late_imports() -> tuple[str, ...]:
+    """What init may import inside the jail: cloudpickle's folder."""
+    folders = [os.path.join(path, "cloudpickle") for path in own_paths()]
+    return tuple(folder for folder in folders if os.path.isdir(folder))
+
+
+def _checked_mounts(mounts: Iterable[Mount]) -> Iterable[Mount]:
+    for mount in mounts:
+        if not isinstance(mount, Mount):
+            raise TypeError(f"mounts: expected Mount, not {type(mount).__name__}")
+        yield mount
+
+
+def _checked_environment(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env: {name!r}: names and values are strings")
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ValueError(f"env: {name!r} is not a name, or its value holds a NUL")
+    return dict(env)
+
+

@@ -1,0 +1,70 @@
+"""What is kept of an output stream: head and tail, the rest counted. Memory is bounded."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+
+class Capture:
+    """Drains one pipe without blocking.
+
+    Args:
+        descriptor: the read end, non-blocking; owned and closed here.
+        keep: bytes kept, half from the head and half from the tail.
+    """
+
+    def __init__(self, descriptor: int, keep: int) -> None:
+        self.descriptor = descriptor
+        self.total = 0
+        self.open = True
+        self._half = max(1, keep // 2)
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+
+    def drain(self) -> None:
+        """Take all that is there."""
+        while self.open:
+            try:
+                data = os.read(self.descriptor, 1 << 16)
+            except BlockingIOError:
+                return
+            if not data:
+                self.close()
+                return
+            self._keep(data)
+            if len(data) < 4096:
+                return
+
+    def finish(self) -> None:
+        """After every writer is dead: take the rest and close."""
+        before = -1
+        while self.open and before != self.total:
+            before = self.total
+            self.drain()
+        self.close()
+
+    def _keep(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self._half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail.append(data)
+            self._tail_size += len(data)
+            while self._tail_size - len(self._tail[0]) >= self._half:
+                self._tail_size -= len(self._tail.popleft())
+
+    def close(self) -> None:
+        """Close the pipe; what was kept stays."""
+        if self.open:
+            self.open = False
+            os.close(self.descriptor)
+
+    def result(self) -> tuple[bytes, int]:
+        """(what was kept, bytes left out between its two halves)."""
+        tail = b"".join(self._tail)[-self._half :]
+        kept = bytes(self._head) + tail
+        return kept, self.total - len(kept)

@@ -1,0 +1,199 @@
+"""Jails on cgroup v1: the same group in each hierarchy, kept and used again when it is clean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ._detect import Hierarchy
+from ._files import Folder
+from ._kill import Killing
+from ._remove import Removal
+from ._types import NOISE, Caps, Counters, Home
+from ._v1_nodes import Leaf, Node
+
+
+class Stock(Home, Protocol):
+    """Where used sets of directories go."""
+
+    def take_back(self, slot: Slot) -> bool:
+        """Keep a clean one for another jail; False if there are enough."""
+
+
+def swap_counted(base: str) -> bool:
+    """Whether this kernel caps memory and swap together (swapaccount=1)."""
+    return Folder(base).has("memory.memsw.limit_in_bytes")
+
+
+class Slot:
+    """The directories of one jail, of many jails in turn: `jail-n` with the leaves `init` and
+    `call-m`. Its kept descriptors make joining and reading cheap."""
+
+    def __init__(self, tops: Sequence[Hierarchy], name: str, counted: bool, no_swap: bool) -> None:
+        self._counted = counted
+        self.no_swap = no_swap
+        self.places = [top.child(name) for top in tops]
+        self.nodes: list[Node] = []
+        self.leaves: list[Leaf] = []
+        self._idle: list[Leaf] = []
+        self._made = 0
+        try:
+            self.jail = self._node(Node(self.places, counted))
+            if no_swap:
+                self.jail.memory.close_swap()
+            self.init = self._node(Node([place.child("init") for place in self.places], counted))
+        except BaseException:
+            self.removal().run(1.0)
+            raise
+
+    def _node(self, node: Node) -> Node:
+        self.nodes.append(node)
+        return node
+
+    def start(self, caps: Caps) -> None:
+        """The backstops of a new jail."""
+        self.jail.memory.limit(caps.jail_memory, caps.swap)
+        self.jail.pids.limit(caps.jail_processes)
+
+    def leaf(self) -> Leaf:
+        """A leaf that no call is using."""
+        if self._idle:
+            return self._idle.pop()
+        self._made += 1
+        leaf = Leaf([place.child(f"call-{self._made}") for place in self.places], self._counted)
+        self.leaves.append(leaf)
+        return leaf
+
+    def put_back(self, leaf: Leaf) -> None:
+        """After a call. A leaf that cannot be used again stays until the jail closes."""
+        if leaf.renew():
+            self._idle.append(leaf)
+
+    def kept_files(self) -> int:
+        """Bytes of files that earlier calls left in the jail: charged to it, and to no group that
+        is in use. Exact (memory.stat) only where it can matter: the file is slow to read."""
+        used = [self.init, *(leaf for leaf in self.leaves if leaf not in self._idle)]
+        if self.jail.memory.usage() - sum(node.memory.usage() for node in used) <= NOISE:
+            return 0
+        below = self.jail.memory.shmem(below=True)
+        return below - sum(node.memory.shmem(below=False) for node in used)
+
+    def empty(self) -> bool:
+        return all(node.empty() for node in (*self.nodes, *self.leaves))
+
+    def kill(self, killing: Killing) -> None:
+        for node in (*self.nodes, *self.leaves):
+            for folder in node.folders:
+                killing.kill(folder.path)
+            node.pids.forget()
+
+    def clean(self) -> bool:
+        """Whether another jail may use it: nothing runs in it, next to nothing is charged to it."""
+        busy = [leaf for leaf in self.leaves if leaf not in self._idle]
+        if not all(leaf.renew() for leaf in busy):
+            return False
+        self._idle = list(self.leaves)
+        if self.jail.memory.usage() > 2 * NOISE or self.jail.pids.current():
+            return False
+        return True
+
+    def forget_init(self) -> None:
+        """Init has joined: its descriptors are not needed any more."""
+        for folder in self.init.folders:
+            folder.close()
+
+    def removal(self) -> Removal:
+        for node in (*self.nodes, *self.leaves):
+            node.close()
+        return Removal(place.base for place in self.places)
+
+
+class Jail:
+    """`JailGroup` on v1."""
+
+    def __init__(self, slot: Slot, caps: Caps, stock: Stock) -> None:
+        self._slot = slot
+        self._caps = caps
+        self._stock = stock
+        self._killing = Killing()
+        self._removal: Removal | None = None
+        self._closed = False
+        slot.start(caps)
+
+    def init_fds(self) -> list[int]:
+        return self._slot.init.procs()
+
+    def call(self) -> Call:
+        self._slot.forget_init()
+        leaf = self._slot.leaf()
+        leaf.start(self._caps, self._slot.kept_files())
+        return Call(self._slot, leaf)
+
+    def read_back(self) -> dict[str, Any]:
+        memory, swap = self._slot.jail.memory.shown()
+        processes = self._slot.jail.pids.shown()
+        return {"memory": memory, "swap": swap, "processes": processes, "cpus": None}
+
+    def try_close(self) -> bool:
+        if self._closed:
+            return True
+        if self._removal is None:
+            if not self._slot.empty():
+                self._slot.kill(self._killing)
+                return False
+            self._killing.close()
+            if self._slot.clean() and self._stock.take_back(self._slot):
+                self._closed = True
+                return True
+            self._removal = self._slot.removal()
+        self._closed = self._removal.step()
+        return self._closed
+
+    def close(self, timeout: float = 2.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.try_close():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._stock.defer(self)
+                return
+            self._killing.wait(left)
+
+
+class Call:
+    """`CallGroup` on v1."""
+
+    def __init__(self, slot: Slot, leaf: Leaf) -> None:
+        self._slot = slot
+        self._leaf = leaf
+        self._jail_failures = slot.jail.memory.failures()
+        self._finished = False
+
+    @property
+    def oom_fd(self) -> int | None:
+        return self._leaf.memory.watch_oom()
+
+    def procs_fds(self) -> list[int]:
+        return self._leaf.procs()
+
+    def contains(self, pid: int) -> bool:
+        return self._leaf.contains(pid)
+
+    def read_back(self) -> dict[str, Any]:
+        return self._leaf.read_back()
+
+    def cpu_seconds(self) -> float:
+        return self._leaf.seconds()
+
+    def counters(self) -> Counters:
+        counters = self._leaf.counters()
+        if not counters.oom_kills:
+            return counters
+        at_jail = self._slot.jail.memory.failures() - self._jail_failures
+        return replace(counters, oom_at_jail_limit=at_jail)
+
+    def finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._slot.put_back(self._leaf)

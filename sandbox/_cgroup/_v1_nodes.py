@@ -1,0 +1,157 @@
+"""One group of ours across the v1 hierarchies, and the leaf of a call, which is used again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .._errors import SetupError
+from ._detect import Hierarchy, holds
+from ._files import Folder
+from ._remove import rmdir
+from ._types import NOISE, Caps, Counters
+from ._v1_parts import Cpu, Cpuacct, Memory, Pids
+
+# A charge can fail this far below the cap: one huge page, or a batch of pages for each CPU.
+_NEAR = 4 << 20
+
+
+class Node:
+    """The same group in every hierarchy (some of which may be mounted together)."""
+
+    def __init__(self, places: Sequence[Hierarchy], swap_counted: bool) -> None:
+        self.places = tuple(places)
+        self.folders = tuple(Folder(place.base) for place in places)
+        self.by = {
+            name: folder
+            for place, folder in zip(self.places, self.folders, strict=True)
+            for name in place.controllers
+        }
+        for made, folder in enumerate(self.folders):
+            try:
+                folder.make()
+            except SetupError:
+                for earlier in self.folders[:made]:
+                    rmdir(earlier.path)
+                raise
+        self.memory = Memory(self.by["memory"], swap_counted)
+        self.pids = Pids(self.by["pids"])
+
+    def procs(self) -> list[int]:
+        """cgroup.procs of each hierarchy, to join by. Readable too: `empty` uses the same ones."""
+        return [folder.keep("cgroup.procs", os.O_RDWR) for folder in self.folders]
+
+    def empty(self) -> bool:
+        """No process in any hierarchy."""
+        return not any(os.pread(fd, 1, 0) for fd in self.procs())
+
+    def close(self) -> None:
+        self.memory.drop()
+        for folder in self.folders:
+            folder.close()
+
+
+class Leaf(Node):
+    """The group of one call at a time. Made once and used again: making and removing it takes ten
+    times as long. What a used group cannot shed (files still charged to it, a peak that cannot be
+    reset) makes us remove and make that controller's directory anew."""
+
+    def __init__(self, places: Sequence[Hierarchy], swap_counted: bool) -> None:
+        super().__init__(places, swap_counted)
+        self.cpu = Cpu(self.by["cpu"])
+        self.cpuacct = Cpuacct(self.by["cpuacct"])
+        self._before = _ZERO
+
+    def start(self, caps: Caps, kept: int) -> None:
+        """Put the call's limits in force; `kept` bytes of files are charged to the jail already."""
+        self.memory.limit(caps.call_memory(kept), caps.swap)
+        self.pids.limit(caps.processes)
+        self.cpu.limit(caps.quota)
+        self.memory.watch_oom()
+
+    def contains(self, pid: int) -> bool:
+        return holds(self.places, pid)
+
+    def read_back(self) -> dict[str, Any]:
+        memory, swap = self.memory.shown()
+        cpus, processes = self.cpu.shown(), self.pids.shown()
+        return {"memory": memory, "swap": swap, "processes": processes, "cpus": cpus}
+
+    def seconds(self) -> float:
+        return self.cpuacct.seconds() - self._before.cpu_usage
+
+    def counters(self) -> Counters:
+        """What the present call used; the caller fills in `oom_at_jail_limit`."""
+        now, then = self._totals(), self._before
+        kills = now.oom_kills - then.oom_kills
+        return Counters(
+            cpu_usage=now.cpu_usage - then.cpu_usage,
+            cpu_user=now.cpu_user - then.cpu_user,
+            cpu_system=now.cpu_system - then.cpu_system,
+            throttled_time=now.throttled_time - then.throttled_time,
+            memory_peak=self.memory.peak(),
+            oom_kills=kills,
+            # `renew` lets no group live on in which a charge has failed: this started at 0.
+            oom_at_own_limit=self.memory.failures() if kills else 0,
+            oom_at_jail_limit=0,
+            pids_refused=now.pids_refused - then.pids_refused,
+            pids_peak=self.pids.peak(),
+        )
+
+    def renew(self) -> bool:
+        """Make ready for another call. False if something is still in it."""
+        if not self.empty() or self.pids.current():
+            return False
+        stale = []
+        cap = self.memory.cap
+        if self.memory.usage() > NOISE or (cap and self.memory.peak() > cap - _NEAR):
+            stale.append(self.by["memory"])
+        if (self.pids.peak() or 0) > 1 and self.by["pids"] not in stale:
+            stale.append(self.by["pids"])
+        for folder in stale:
+            if not self._remake(folder):
+                return False
+        self.memory.restart()
+        self._before = self._totals()
+        return True
+
+    def _remake(self, folder: Folder) -> bool:
+        folder.close()
+        if not rmdir(folder.path):
+            return False
+        folder.make()
+        for name, part in (("memory", self.memory), ("pids", self.pids), ("cpu", self.cpu)):
+            if self.by[name] is folder:
+                part.drop()
+        return True
+
+    def _totals(self) -> Counters:
+        """The counters since the directories were made."""
+        user, system = self.cpuacct.split()
+        return Counters(
+            cpu_usage=self.cpuacct.seconds(),
+            cpu_user=user,
+            cpu_system=system,
+            throttled_time=self.cpu.throttled(),
+            memory_peak=None,
+            oom_kills=self.memory.kills(),
+            oom_at_own_limit=0,
+            oom_at_jail_limit=0,
+            pids_refused=self.pids.refused(),
+            pids_peak=None,
+        )
+
+
+_ZERO = Counters(
+    cpu_usage=0.0,
+    cpu_user=0.0,
+    cpu_system=0.0,
+    throttled_time=0.0,
+    memory_peak=None,
+    oom_kills=0,
+    oom_at_own_limit=0,
+    oom_at_jail_limit=0,
+    pids_refused=0,
+    pids_peak=None,
+)

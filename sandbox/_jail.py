@@ -1,0 +1,168 @@
+"""A jail as the host holds it: its control socket, init's pidfd, its groups, and what was seen of
+it. Made by asking the launcher and looking at the answer before any guest code can run."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import _channel, _observe
+from ._errors import InternalError, SandboxError, SetupError, Unsupported
+from ._launcher import Launcher, userns_remedy
+
+if TYPE_CHECKING:
+    from ._cgroup import JailGroup
+    from ._ids import IdLease
+
+# From request to ready; generous, because a machine under load is not a broken one.
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a jail that is decided before it is asked for."""
+
+    request: Mapping[str, Any]
+    namespaces: frozenset[str]
+    targets: Mapping[str, bool]
+    missing: Mapping[str, str]
+    unobserved: tuple[str, ...]
+
+
+class Jail:
+    """A living jail. `close` kills it and hands what is left to the reaper."""
+
+    def __init__(
+        self, launcher: Launcher, plan: Plan, group: JailGroup | None, lease: IdLease | None
+    ) -> None:
+        self.plan = plan
+        self.launcher = launcher
+        self.group = group
+        self.lease = lease
+        self.broken = False
+        self.listener = self.scratch = self.pidfd = -1
+        self.uid = lease.take() if lease else os.geteuid()
+        self.control, theirs = _channel.pair()
+        try:
+            with theirs:
+                self._ask(theirs)
+            self._meet()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _ask(self, theirs: socket.socket) -> None:
+        gid = self.uid if self.lease else os.getegid()
+        procs = self.group.init_fds() if self.group else []
+        request = {**self.plan.request, "outside": [self.uid, gid]}
+        self.launcher.request(request, [theirs.fileno(), *procs])
+        self._outside = (self.uid, gid)
+
+    def _meet(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        (pid,), (self.pidfd,) = self._expect("born", 1, 1, deadline)
+        self.pid: int = pid
+        _, (self.listener, self.scratch) = self._expect("barrier", 0, 2, deadline)
+        self.seen = _observe.observe_jail(
+            self.pid, self.plan.namespaces, self._outside, self.plan.targets
+        )
+        self.limits = self.group.read_back() if self.group else {}
+        self._send(["go"])
+        self._expect("ready", 0, 0, deadline)
+
+    def _expect(
+        self, kind: str, fields: int, descriptors: int, deadline: float
+    ) -> tuple[list[Any], list[int]]:
+        message, received = self._receive(deadline)
+        if message[0] == "failed" and len(message) == 4:
+            _channel.close_all(received)
+            raise _failure(message[1], message[2], message[3])
+        if message[0] != kind or len(message) != fields + 1 or len(received) != descriptors:
+            _channel.close_all(received)
+            raise InternalError(f"expected {kind!r} of the new jail, got {message[0]!r:.50}")
+        return message[1:], received
+
+    def _receive(self, deadline: float) -> tuple[list[Any], list[int]]:
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self.launcher.pidfd, select.POLLIN)
+        left = max(0.0, deadline - time.monotonic())
+        ready = dict(poll.poll(left * 1000))
+        if not ready:
+            raise InternalError(f"the jail was not ready within {_START_SECONDS:.0f} seconds")
+        if self.control.fileno() not in ready:
+            raise InternalError("the launcher ended while it built a jail")
+        try:
+            return _channel.receive(self.control)
+        except _channel.ChannelLost as lost:
+            raise InternalError(f"the jail's init ended while it was set up: {lost}") from None
+
+    def _send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        try:
+            _channel.send(self.control, message, descriptors)
+        except _channel.ChannelLost as lost:
+            raise InternalError(f"the jail's init is gone: {lost}") from None
+
+    def call(self, number: int, options: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        """Ask init to fork a worker."""
+        self._send(["call", number, options], descriptors)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another call can be made in it."""
+        return not self.broken and self.launcher.alive
+
+    def kill(self) -> None:
+        """SIGKILL to pid 1, and with it to everything in the jail. Does not wait."""
+        self.broken = True
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.control.close()
+
+    def forget(self) -> None:
+        """Close our descriptors; kills nothing (a forked child's copy, or after the end)."""
+        self.control.close()
+        for descriptor in (self.listener, self.scratch, self.pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.listener = self.scratch = self.pidfd = -1
+
+
+_STEPS_OF_LAYERS = {
+    "hide_uptime": "time_namespace",
+    "hide_group_path": "cgroup_namespace",
+    "prepare_landlock": "landlock",
+    "enter_landlock": "landlock",
+    "deny_writable_code": "mdwe",
+    "load_first_filter": "seccomp",
+}
+
+
+def _failure(step: object, number: object, detail: object) -> SandboxError:
+    """The sentence for a failed step. All three come from our own code before any guest ran."""
+    name = str(step)[:100]
+    errno = number if isinstance(number, int) else 0
+    text = str(detail)[:500]
+    if name in ("clone_namespaces", "write_id_maps") and errno in (1, 13, 28):
+        return Unsupported("user_namespace", os.strerror(errno), userns_remedy())
+    if name == "mount_proc" and errno == 1:
+        return Unsupported(
+            "proc",
+            "a new /proc may be mounted only where the old one is fully visible, and this "
+            "container masks parts of it",
+            "docker run --security-opt systempaths=unconfined ...",
+        )
+    if name in _STEPS_OF_LAYERS:
+        layer = _STEPS_OF_LAYERS[name]
+        reason = f"{text}: {os.strerror(errno)}" if errno else text
+        return Unsupported(layer, reason, f"See `sandbox doctor`, or allow_missing={{{layer!r}}}.")
+    return SetupError(name, errno, text)

@@ -1,0 +1,31 @@
+"""The kernel's own record of denied system calls: seccomp user notification (Linux 5.0).
+
+The number comes from the kernel, never from the guest. Nothing is ever answered: the host kills the
+call, which ends the wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+
+from ._models import Violation
+from ._seccomp import syscall_name
+
+# struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, ip, args[6].
+_NOTIF = struct.Struct("=QIIiIQ6Q")
+_SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
+
+_ARCHES = {0xC000003E: "x86_64", 0x40000003: "i386", 0xC00000B7: "aarch64", 0x40000028: "arm"}
+
+
+def receive(listener: int) -> Violation | None:
+    """The pending notification, or None if its process is dead already."""
+    buffer = bytearray(_NOTIF.size)  # the kernel wants it zeroed
+    try:
+        fcntl.ioctl(listener, _SECCOMP_IOCTL_NOTIF_RECV, buffer)
+    except (FileNotFoundError, InterruptedError, BlockingIOError):
+        return None
+    _, _, _, number, arch, _, *args = _NOTIF.unpack(buffer)
+    name = syscall_name(arch, number)
+    return Violation(name, number, _ARCHES.get(arch, hex(arch)), tuple(args))

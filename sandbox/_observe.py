@@ -1,0 +1,201 @@
+"""What can be seen from outside of a jail: /proc and the cgroup files, read by the host itself.
+
+Two moments: at init's barrier (namespaces, mounts, id maps; before init becomes non-dumpable, after
+which an ordinary user may not read them), and at each worker's barrier, its pid pinned by a pidfd,
+before it receives a byte of the guest's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ._errors import SetupError
+
+NAMESPACES = {
+    "user": "user",
+    "pid": "pid",
+    "mount": "mnt",
+    "net": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+    "time": "time_for_children",
+}
+_STATUS = (
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
+    "Groups",
+    "Uid",
+    "Gid",
+    "NSpid",
+    "PPid",
+    "Threads",
+)
+_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_SECCOMP_FILTER = 2
+
+
+@dataclass(frozen=True)
+class JailSeen:
+    """What was seen of init at its barrier."""
+
+    namespaces: Mapping[str, int]
+    shared: tuple[str, ...]
+    id_maps: Mapping[str, str]
+    mounts: Mapping[str, str]
+    filters: int
+
+
+def observe_jail(
+    pid: int, wanted: Collection[str], outside: tuple[int, int], targets: Mapping[str, bool]
+) -> JailSeen:
+    """Look at init while it waits, and compare with what was asked for: the `wanted` namespaces,
+    the host's `outside` uid and gid, and exactly the mounts in `targets` (→ whether writable).
+
+    Raises:
+        SetupError: naming the first layer that is not in force.
+    """
+    namespaces, shared = _namespaces(pid)
+    for name in wanted:
+        if name in shared:
+            raise _differs(f"{name} namespace", "the jail shares the host's")
+    maps = _id_maps(pid, outside)
+    mounts = _mounts(pid, targets)
+    status = _status(pid)
+    _check_status(status, filters=1)
+    return JailSeen(namespaces, shared, maps, mounts, int(status["Seccomp_filters"]))
+
+
+def _namespaces(pid: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    found, shared = {}, []
+    for name, file in NAMESPACES.items():
+        host = _namespace("self", file)
+        if host is None:
+            continue
+        jail = _namespace(pid, file)
+        if jail is None or jail == host:
+            shared.append(name)
+        else:
+            found[name] = jail
+    return found, tuple(shared)
+
+
+def _namespace(pid: int | str, name: str) -> int | None:
+    try:
+        return int(os.readlink(f"/proc/{pid}/ns/{name}").partition("[")[2].rstrip("]"))
+    except FileNotFoundError:
+        return None
+
+
+def _id_maps(pid: int, outside: tuple[int, int]) -> dict[str, str]:
+    seen = {}
+    for file, number in (("uid_map", outside[0]), ("gid_map", outside[1])):
+        text = " ".join(_read(f"/proc/{pid}/{file}").split())
+        if text != f"1000 {number} 1":
+            raise _differs(file, f"it reads {text!r}")
+        seen[file] = text
+    seen["setgroups"] = _read(f"/proc/{pid}/setgroups").strip()
+    if seen["setgroups"] != "deny":
+        raise _differs("setgroups", f"it reads {seen['setgroups']!r}")
+    return seen
+
+
+def _mounts(pid: int, targets: Mapping[str, bool]) -> dict[str, str]:
+    """Target → file system and options. The root must be our read-only overlay; there must be no
+    mount that was not asked for (the old root, if it were still attached, would be one)."""
+    seen: dict[str, str] = {}
+    for line in _read(f"/proc/{pid}/mountinfo").splitlines():
+        fields = line.split()
+        target, options = _unescaped(fields[4]), fields[5].split(",")
+        if target in seen or target not in targets:
+            raise _differs("root", f"{target} is mounted without having been asked for")
+        wanted = "rw" if targets[target] else "ro"
+        if "nosuid" not in options or wanted not in options:
+            raise _differs(f"mount {target}", f"its options are {fields[5]}")
+        seen[target] = f"{fields[fields.index('-') + 1]} {fields[5]}"
+    if not seen.get("/", "").startswith("overlay ro,"):
+        raise _differs("read-only root", f"the root mount is {seen.get('/')!r}")
+    missing = set(targets) - set(seen)
+    if missing:
+        raise _differs("root", f"{', '.join(sorted(missing))} is not mounted")
+    return seen
+
+
+def _unescaped(path: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(code, character)
+    return path
+
+
+def observe_worker(pid: int, init: int, *, filters: int) -> dict[str, Any]:
+    """The worker's own status before it receives a guest's byte. Raises SetupError."""
+    status = _status(pid)
+    if int(status["PPid"]) != init:
+        raise _differs("worker", f"its parent is {status['PPid']}, not the jail's init")
+    _check_status(status, filters=filters)
+    stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    session, terminal = int(stat[3]), int(stat[4])
+    if terminal != 0:
+        raise _differs("session", f"it has the terminal {terminal}")
+    if os.stat(f"/proc/{pid}").st_uid == int(status["Uid"].split()[1]):
+        raise _differs("dumpable", "its /proc files belong to its own user")
+    return {
+        **{name: status[name] for name in _CAPABILITIES},
+        "no_new_privs": True,
+        "seccomp_mode": _SECCOMP_FILTER,
+        "seccomp_filters": int(status["Seccomp_filters"]),
+        "speculation_store_bypass": status.get("Speculation_Store_Bypass", "unknown"),
+        "supplementary_groups": status["Groups"].strip(),
+        "uid": int(status["Uid"].split()[0]),
+        "session": session,
+        "terminal": terminal,
+        "dumpable": False,
+    }
+
+
+def _check_status(status: Mapping[str, str], *, filters: int) -> None:
+    for name in _CAPABILITIES:
+        if int(status[name], 16) != 0:
+            raise _differs("capabilities", f"{name} is {status[name]}")
+    if status["NoNewPrivs"] != "1":
+        raise _differs("no_new_privs", f"it is {status['NoNewPrivs']}")
+    if int(status["Seccomp"]) != _SECCOMP_FILTER:
+        raise _differs("seccomp", f"its mode is {status['Seccomp']}")
+    if int(status["Seccomp_filters"]) < filters:
+        raise _differs("seccomp", f"{status['Seccomp_filters']} filters, not {filters}")
+    if status["Threads"] != "1":
+        raise _differs("single thread", f"{status['Threads']} threads")
+
+
+def own_filters() -> int:
+    """How many seccomp filters this process itself is under (containers): a jail inherits them."""
+    return int(_status("self").get("Seccomp_filters", "0"))
+
+
+def _status(pid: int | str) -> dict[str, str]:
+    found = {}
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        name, _, value = line.partition(":")
+        if name in _STATUS:
+            found[name] = value.strip()
+    return found
+
+
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def _differs(what: str, found: str) -> SetupError:
+    return SetupError("confirm_isolation", 0, f"{what} is not in force: {found}")

@@ -1,0 +1,274 @@
+"""What file tree a guest sees, as data for the launcher: folders, links and small files of the
+image, and which host folders are shown where. Pure planning; nothing is mounted here."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgpack
+
+from . import _paths
+from ._models import Mount
+
+_READ_ONLY = ("ro", "nosuid", "nodev")
+_WRITABLE = ("nosuid", "nodev")
+# A device node on a read-only mount can still be written to; nodev would disable it.
+_DEVICE = ("ro", "nosuid")
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_PLACES = ("proc", "tmp", "work", "dev", "dev/shm", "etc", "usr")
+_LINKS = (
+    ("dev/fd", "/proc/self/fd"),
+    ("dev/stdin", "/proc/self/fd/0"),
+    ("dev/stdout", "/proc/self/fd/1"),
+    ("dev/stderr", "/proc/self/fd/2"),
+)
+_FILES = {
+    "etc/passwd": b"guest:x:1000:1000:guest:/work:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    "etc/group": b"guest:x:1000:\nnogroup:x:65534:\n",
+    "etc/hosts": b"127.0.0.1 localhost\n",
+    "etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+}
+_COPIED = ("etc/ld.so.cache", "etc/localtime")
+# Where a caller may not mount: the jail needs them, or they hold what it needs.
+_RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/work", "/etc", "/usr", *(f"/{s}" for s in _SYSTEM))
+
+
+@dataclass
+class RootPlan:
+    """The description of one root; `as_request` is what crosses to the launcher."""
+
+    directories: dict[str, None] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    binds: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+
+    def folder(self, path: str) -> None:
+        parts = path.strip("/").split("/")
+        for end in range(1, len(parts) + 1):
+            self.directories.setdefault("/".join(parts[:end]))
+
+    def mount_point(self, path: str, *, is_folder: bool) -> None:
+        path = path.strip("/")
+        if is_folder:
+            self.folder(path)
+            return
+        if os.path.dirname(path):
+            self.folder(os.path.dirname(path))
+        if all(name != path for name, _ in self.files):
+            self.files.append((path, b""))
+
+    def shows(self, path: str) -> bool:
+        """Whether a bind already shows `path` at its own place."""
+        return any(
+            _inside(path, source) for source, target, _ in self.binds if source == "/" + target
+        )
+
+    def targets(self) -> dict[str, bool]:
+        """Every mount the jail will have → whether it is writable. What lies below a host folder
+        that has mounts of its own is not known here, so each of those is looked up."""
+        found = {"/": False, "/proc": False, "/tmp": True, "/work": True, "/dev/shm": True}
+        for source, target, options in self.binds:
+            found["/" + target] = "ro" not in options
+            if not source.startswith("image:"):
+                for inner in _mounts_below(source):
+                    found[f"/{target}{inner}"] = "ro" not in options
+        return found
+
+    def as_request(self) -> dict[str, object]:
+        body: dict[str, object] = {
+            "directories": list(self.directories),
+            "links": self.links,
+            "files": self.files,
+            "binds": self.binds,
+        }
+        packed: bytes = msgpack.packb(body)
+        return {"key": hashlib.sha256(packed).hexdigest(), **body}
+
+
+def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
+    """The root for a guest that sees the interpreter, the system's folders, `visible` host paths
+    (read-only, at their own place) and the caller's `mounts`.
+
+    Raises:
+        ValueError: a mount that cannot be made, before anything is created.
+    """
+    plan = RootPlan()
+    for place in _PLACES:
+        plan.folder(place)
+    _show_system(plan)
+    _show_interpreter(plan)
+    _hide_packages(plan, visible)
+    for path in visible:
+        _show(plan, path)
+    plan.links += _LINKS
+    plan.files += _FILES.items()
+    _copy_files(plan)
+    for mount in mounts:
+        _add_mount(plan, mount)
+    for device in _DEVICES:
+        plan.files.append((f"dev/{device}", b""))
+        plan.binds.append((f"/dev/{device}", f"dev/{device}", _DEVICE))
+    return plan
+
+
+def _show_system(plan: RootPlan) -> None:
+    plan.binds.append(("/usr", "usr", _READ_ONLY))
+    for name in _SYSTEM:
+        path = f"/{name}"
+        if os.path.islink(path):
+            plan.links.append((name, os.readlink(path)))
+        elif os.path.isdir(path):
+            plan.folder(name)
+            plan.binds.append((path, name, _READ_ONLY))
+    if os.path.isdir("/etc/alternatives"):
+        plan.folder("etc/alternatives")
+        plan.binds.append(("/etc/alternatives", "etc/alternatives", _READ_ONLY))
+
+
+def interpreter() -> str:
+    """The executable the launcher runs: the base interpreter, also from a virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def _show_interpreter(plan: RootPlan) -> None:
+    prefixes = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(sysconfig.get_path("stdlib"))}
+    for path in sorted(prefixes | {os.path.realpath(p) for p in prefixes}):
+        if not plan.shows(path):
+            _check_readable(path)
+            plan.folder(path)
+            plan.binds.append((path, path.strip("/"), _READ_ONLY))
+
+
+def _hide_packages(plan: RootPlan, visible: Sequence[str]) -> None:
+    """Cover the folders inside the shown trees that hold other people's packages or the
+    application: an empty folder of the image, with mount points for what is visible in them."""
+    for number, path in enumerate(_hidden(plan)):
+        cover = f"covers/{number}"
+        plan.folder(cover)
+        for shown in visible:
+            if _inside(shown, path) and shown != path:
+                inner = os.path.relpath(shown, path)
+                plan.mount_point(f"{cover}/{inner}", is_folder=os.path.isdir(shown))
+        plan.binds.append((f"image:{cover}", path.strip("/"), _READ_ONLY))
+
+
+def _hidden(plan: RootPlan) -> list[str]:
+    candidates = {"/usr/src", "/usr/local/src", _paths.PACKAGE, os.path.dirname(_paths.WORKER)}
+    roots = {"/usr", "/usr/local", sys.base_prefix, sys.base_exec_prefix}
+    for root in roots:
+        for lib in ("lib", "lib64"):
+            for kind in ("site-packages", "dist-packages"):
+                candidates.update(glob.glob(f"{root}/{lib}/python3*/{kind}"))
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if main:
+        candidates.add(os.path.dirname(os.path.abspath(main)))
+    candidates.add(_working_directory())
+    found = {os.path.realpath(path) for path in candidates if os.path.isdir(path)}
+    needed = [sysconfig.get_path("stdlib"), interpreter()]
+    return sorted(
+        path
+        for path in found
+        if plan.shows(path)
+        and not any(_inside(want, path) for want in needed)
+        and not any(_inside(path, other) for other in found if other != path)
+    )
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/usr/src"
+
+
+def _show(plan: RootPlan, path: str) -> None:
+    covered = any(
+        _inside(path, "/" + target) for source, target, _ in plan.binds if source[:6] == "image:"
+    )
+    if plan.shows(path) and not covered:
+        return
+    _check_readable(path)
+    if not covered:
+        plan.mount_point(path, is_folder=os.path.isdir(path))
+    plan.binds.append((path, path.strip("/"), _READ_ONLY))
+
+
+def _copy_files(plan: RootPlan) -> None:
+    for name in _COPIED:
+        try:
+            with open(f"/{name}", "rb") as file:
+                plan.files.append((name, file.read(1 << 20)))
+        except OSError:
+            continue
+
+
+def _add_mount(plan: RootPlan, mount: Mount) -> None:
+    source, target = os.path.abspath(os.fspath(mount.source)), os.fspath(mount.target)
+    if not isinstance(source, str) or not isinstance(target, str):
+        raise TypeError("Mount: source and target are str paths, not bytes")
+    if not target.startswith("/") or os.path.normpath(target) != target or target == "/":
+        raise ValueError(f"Mount: target {target!r} is not a normalised absolute path below /")
+    if any(_inside(target, reserved) for reserved in _RESERVED):
+        raise ValueError(f"Mount: target {target!r} lies over a place the jail needs for itself")
+    for _, shown, _ in plan.binds:
+        if _inside("/" + shown, target):
+            raise ValueError(f"Mount: target {target!r} would cover /{shown}, which the jail needs")
+    kind = _source_kind(source)
+    _check_readable(source)
+    plan.mount_point(target, is_folder=kind == stat.S_IFDIR)
+    options = _WRITABLE if mount.writable else _READ_ONLY
+    plan.binds.append((os.path.realpath(source), target.strip("/"), options))
+
+
+def _source_kind(source: str) -> int:
+    try:
+        kind = stat.S_IFMT(os.stat(source).st_mode)
+    except OSError as error:
+        raise ValueError(f"Mount: source {source!r}: {error.strerror}") from None
+    if kind not in (stat.S_IFDIR, stat.S_IFREG):
+        raise ValueError(
+            f"Mount: source {source!r} is neither a folder nor a regular file; sockets, FIFOs and "
+            "devices reach past the jail even when mounted read-only"
+        )
+    if _inside(os.path.realpath(source), "/sys"):
+        raise ValueError("Mount: nothing below /sys can be shown; it tells of the whole machine")
+    if os.path.realpath(source) == "/":
+        raise ValueError("Mount: the whole root cannot be shown; name the folder the guest needs")
+    return kind
+
+
+def _check_readable(path: str) -> None:
+    """A host that is root gives guests ids of their own, which own nothing: what they shall see
+    must be readable to everybody."""
+    if os.geteuid() != 0:
+        return
+    mode = os.stat(path).st_mode
+    wanted = 0o005 if stat.S_ISDIR(mode) else 0o004
+    if mode & wanted != wanted:
+        raise ValueError(
+            f"{path!r} is not readable to other users, so the guest's own user id could not read "
+            f"it; try: chmod -R o+rX {path!r}"
+        )
+
+
+def _mounts_below(source: str) -> list[str]:
+    found = []
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            target = line.split()[4].encode().decode("unicode_escape")
+            if target != source and _inside(target, source):
+                found.append(target.removeprefix(source.rstrip("/")))
+    return found
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

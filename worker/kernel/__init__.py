@@ -1,0 +1,1 @@
+"""One file per kernel mechanism. Nothing here knows policies, limits or the protocol."""

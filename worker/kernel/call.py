@@ -1,0 +1,80 @@
+"""The only caller of the C library: raw system calls, errors as OSError."""
+
+from __future__ import annotations
+
+import os
+
+from ._ffi import ffi
+
+_libc = ffi.dlopen(None)
+
+NULL = 0
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# Calls added since Linux 5.0 have one number on every architecture; only the old ones differ.
+_OLD = {
+    "x86_64": {
+        "pivot_root": 155,
+        "umount2": 166,
+        "prctl": 157,
+        "capset": 126,
+        "keyctl": 250,
+        "seccomp": 317,
+        "unshare": 272,
+        "setns": 308,
+        "sethostname": 170,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "umount2": 39,
+        "prctl": 167,
+        "capset": 91,
+        "keyctl": 219,
+        "seccomp": 277,
+        "unshare": 97,
+        "setns": 268,
+        "sethostname": 161,
+    },
+}
+_NEW = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "clone3": 435,
+    "close_range": 436,
+    "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
+NUMBERS: dict[str, int] = {**_NEW, **_OLD.get(os.uname().machine, {})}
+
+
+def address(data: object) -> int:
+    """The address of a cffi object or of a bytes-like object's memory. The caller keeps it alive."""
+    if isinstance(data, ffi.CData):
+        return int(ffi.cast("uintptr_t", data))
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(data)))
+
+
+def syscall(name: str, *args: int) -> int:
+    """Make one system call by name; strings are passed as the address of NUL-ended bytes.
+
+    Raises:
+        OSError: with the kernel's errno and the call's name as `filename`.
+    """
+    a, b, c, d, e, f = (*args, 0, 0, 0, 0, 0, 0)[:6]
+    result = int(_libc.syscall(NUMBERS[name], a, b, c, d, e, f))
+    if result < 0:
+        number = ffi.errno
+        raise OSError(number, os.strerror(number), name)
+    return result
+
+
+def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
+    """prctl(2)."""
+    return syscall("prctl", option, a, b, c, d)

@@ -1,0 +1,187 @@
+"""The launcher: one thread, exec'ed clean by the host, forks a jail's init per request.
+
+Runs with the host's rights (as root: all of them; as an ordinary user: its own plus a user
+namespace's). Never runs guest code and never reads a byte from a jail.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+from . import channel, init, jail_groups, root
+from .kernel import landlock, mounts, namespaces, process
+
+_NAMESPACES = {
+    "user": namespaces.NEWUSER,
+    "pid": namespaces.NEWPID,
+    "mount": namespaces.NEWNS,
+    "net": namespaces.NEWNET,
+    "ipc": namespaces.NEWIPC,
+    "uts": namespaces.NEWUTS,
+}
+# The ids a guest sees itself under: never 0, so that nothing inside believes it is root.
+INSIDE = (1000, 1000)
+
+
+def main(descriptor: int, folders: list[str]) -> None:
+    """Serve jails until the host is gone, then remove what it left."""
+    _take_default_signals()
+    control = socket.socket(fileno=descriptor)
+    (config,), (host, *_) = channel.receive(control)
+    try:
+        groups = jail_groups.open_parents(config["groups"])
+        _enter_own_mounts()
+        _preload(config["preload"], config["sys_path"])
+    except (OSError, ImportError, RuntimeError) as error:
+        number = error.errno if isinstance(error, OSError) else 0
+        channel.send(control, ["failed", "start_launcher", number or 0, _describe(error)])
+        return
+    init.import_folders = folders
+    launcher = _Launcher(control, host, groups)
+    gc.collect()
+    channel.send(control, ["hello", _kernel_facts()])
+    launcher.serve()
+
+
+def _take_default_signals() -> None:
+    # A Python init with its SIGINT handler would raise KeyboardInterrupt at a guest's wish; and
+    # Ctrl-C in a terminal is the host's business, which ends us through its pidfd.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.setsid()
+
+
+def _enter_own_mounts() -> None:
+    """A mount namespace of our own, where templates of roots are kept attached. An ordinary user
+    needs a user namespace for that, in which it maps just itself."""
+    flags = namespaces.NEWNS
+    if os.geteuid() != 0:
+        uid, gid = os.geteuid(), os.getegid()
+        namespaces.unshare(flags | namespaces.NEWUSER)
+        namespaces.write_id_maps("self", (uid, gid), (uid, gid))
+    else:
+        os.setgroups([])
+        namespaces.unshare(flags)
+    mounts.set_propagation("/", mounts.SLAVE)
+
+
+def _preload(modules: list[str], folders: list[str]) -> None:
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    for name in modules:
+        __import__(name)
+    tasks = len(os.listdir("/proc/self/task"))
+    if tasks != 1:
+        raise RuntimeError(
+            f"preloading {', '.join(modules)} left {tasks} threads; a fork of a threaded process "
+            "can deadlock"
+        )
+
+
+def _kernel_facts() -> dict[str, int]:
+    return {
+        "landlock": landlock.abi(),
+        "mdwe": process.has_deny_writable_code(),
+        "time_namespace": os.path.exists("/proc/self/ns/time"),
+    }
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+class _Launcher:
+    def __init__(self, control: socket.socket, host: int, groups: list[tuple[int, str]]) -> None:
+        self._control = control
+        self._host = host
+        self._groups = groups
+        self._jails: dict[int, int] = {}
+        self._templates = root.Templates()
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._poll.register(host, select.POLLIN)
+
+    def serve(self) -> None:
+        """One event at a time: a request, the end of a jail, the end of the host."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._jails:
+                    self._reap(descriptor)
+                elif descriptor == self._host or not self._request():
+                    self._clean_up()
+                    return
+
+    def _request(self) -> bool:
+        try:
+            message, descriptors = channel.receive(self._control)
+        except (EOFError, ConnectionError):
+            return False
+        self._start(message[1], descriptors)  # type: ignore[arg-type]
+        return True
+
+    def _start(self, request: dict[str, object], descriptors: list[int]) -> None:
+        jail = socket.socket(fileno=descriptors[0])
+        tree = -1
+        step = "prepare_root"
+        try:
+            tree = self._templates.copy(request["root"])  # type: ignore[arg-type]
+            step = "clone_namespaces"
+            pid, pidfd, mapped = self._clone(request, jail, tree, descriptors[1:])
+            step = "write_id_maps"
+            self._map(request, jail, (pid, pidfd), mapped)
+        except OSError as error:
+            detail = str(error.filename or "")
+            channel.send(jail, ["failed", step, error.errno or 0, detail])
+        finally:
+            jail.close()
+            for descriptor in (tree, *descriptors[1:]):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _clone(
+        self, request: dict[str, object], jail: socket.socket, tree: int, procs: list[int]
+    ) -> tuple[int, int, int]:
+        flags = 0
+        for name in request["namespaces"]:  # type: ignore[attr-defined]
+            flags |= _NAMESPACES.get(name, 0)
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid, pidfd = process.clone(flags)
+        except OSError:
+            os.close(theirs)
+            os.close(ours)
+            raise
+        if pid == 0:
+            init.main(request, jail, tree, procs, mapped=theirs)
+        os.close(theirs)
+        self._jails[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+        return pid, pidfd, ours
+
+    def _map(
+        self, request: dict[str, object], jail: socket.socket, born: tuple[int, int], mapped: int
+    ) -> None:
+        pid, pidfd = born
+        try:
+            channel.send(jail, ["born", pid], (pidfd,))
+            outside: list[int] = request["outside"]  # type: ignore[assignment]
+            namespaces.write_id_maps(pid, INSIDE, (outside[0], outside[1]))
+            os.write(mapped, b"m")
+        finally:
+            os.close(mapped)
+
+    def _reap(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        os.waitpid(self._jails.pop(pidfd), 0)
+        os.close(pidfd)
+
+    def _clean_up(self) -> None:
+        """The host is gone: end every jail, wait for it, remove the groups the host had made."""
+        for pidfd in self._jails:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in list(self._jails):
+            self._reap(pidfd)
+        jail_groups.remove(self._groups)

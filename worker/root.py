@@ -1,0 +1,126 @@
+"""Templates of roots: built once by the launcher for each set of mounts, copied for each jail.
+
+Runs with the launcher's rights and reads only what the host asked for; no guest has ever run in
+the mount namespace where this happens.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .kernel import mounts
+
+_MOST_TEMPLATES = 16
+
+
+class Templates:
+    """The roots this launcher has built, each below a folder of one small tmpfs of its own.
+
+    That tmpfs is attached over /sys, in the launcher's own mount namespace: an overlay's lowers, and
+    whatever is cloned, have to be attached somewhere; /sys is there everywhere and of no use here.
+    (Not on "/" itself: to the kernel that is a chroot, in which CLONE_NEWUSER is EPERM.)
+    """
+
+    def __init__(self) -> None:
+        options = {"mode": "0755", "size": "67108864", "nr_inodes": "65536"}
+        self._stage = mounts.new_filesystem("tmpfs", options, mounts.NOSUID | mounts.NODEV)
+        mounts.attach(self._stage, mounts.AT_FDCWD, "/sys")
+        self._built: dict[str, tuple[str, int]] = {}
+        self._count = 0
+
+    def copy(self, spec: dict[str, object]) -> int:
+        """A detached copy of the root that `spec` describes, for one jail to attach."""
+        key: str = spec["key"]  # type: ignore[assignment]
+        if key not in self._built:
+            if len(self._built) >= _MOST_TEMPLATES:
+                self._drop(next(iter(self._built)))
+            self._built[key] = self._build(spec)
+        return mounts.clone_tree(self._built[key][1], "")
+
+    def _build(self, spec: dict[str, object]) -> tuple[str, int]:
+        self._count += 1
+        name = str(self._count)
+        for folder in (name, f"{name}/image", f"{name}/empty", f"{name}/root"):
+            os.mkdir(folder, 0o755, dir_fd=self._stage)
+        overlay = -1
+        try:
+            self._fill(f"{name}/image", spec)
+            overlay = self._overlay(name)
+            for source, target, attributes in spec["binds"]:  # type: ignore[attr-defined]
+                _bind(overlay, source, target, attributes)
+        except OSError:
+            self._discard(name, overlay)
+            raise
+        return name, overlay
+
+    def _fill(self, folder: str, spec: dict[str, object]) -> None:
+        image = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._stage)
+        try:
+            for path in spec["directories"]:  # type: ignore[attr-defined]
+                os.mkdir(path, 0o755, dir_fd=image)
+            for path, target in spec["links"]:  # type: ignore[attr-defined]
+                os.symlink(target, path, dir_fd=image)
+            for path, content in spec["files"]:  # type: ignore[attr-defined]
+                _write(image, path, content)
+        finally:
+            os.close(image)
+
+    def _overlay(self, name: str) -> int:
+        """An overlay without an upper layer is read-only by nature; it needs two lowers at least
+        (EINVAL otherwise)."""
+        base = f"/proc/self/fd/{self._stage}/{name}"
+        options = {"lowerdir": f"{base}/empty:{base}/image"}
+        attributes = mounts.RDONLY | mounts.NOSUID | mounts.NODEV
+        overlay = mounts.new_filesystem("overlay", options, attributes)
+        mounts.attach(overlay, self._stage, f"{name}/root")
+        return overlay
+
+    def _drop(self, key: str) -> None:
+        self._discard(*self._built.pop(key))
+
+    def _discard(self, name: str, overlay: int) -> None:
+        if overlay >= 0:
+            os.close(overlay)
+            mounts.detach(self._stage, f"{name}/root")
+        os.rename(name, "old", src_dir_fd=self._stage, dst_dir_fd=self._stage)
+        _remove_tree("old", self._stage)
+
+
+def _remove_tree(name: str, directory: int) -> None:
+    here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with os.scandir(here) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_tree(entry.name, here)
+                else:
+                    os.unlink(entry.name, dir_fd=here)
+    finally:
+        os.close(here)
+    os.rmdir(name, dir_fd=directory)
+
+
+def _write(directory: int, path: str, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644, dir_fd=directory)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _bind(overlay: int, source: str, target: str, attributes: list[str]) -> None:
+    """Show a host folder or file. A source "image:PATH" is a folder of the
+    image itself: bound over another it hides what is there."""
+    flags = 0
+    for name in attributes:
+        flags |= {"ro": mounts.RDONLY, "nosuid": mounts.NOSUID, "nodev": mounts.NODEV}[name]
+    if source.startswith("image:"):
+        tree = mounts.clone_tree(overlay, source.removeprefix("image:"), recursive=False)
+    else:
+        tree = mounts.clone_tree(mounts.AT_FDCWD, source)
+    try:
+        mounts.set_attributes(tree, flags, propagation=mounts.PRIVATE)
+        mounts.attach(tree, overlay, target)
+    finally:
+        os.close(tree)
