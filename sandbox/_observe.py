@@ -148,7 +148,7 @@ def observe_worker(pid: int, init: int, *, filters: int) -> dict[str, Any]:
     session, terminal = int(stat[3]), int(stat[4])
     if terminal != 0:
         raise _differs("session", f"it has the terminal {terminal}")
-    if os.stat(f"/proc/{pid}").st_uid == int(status["Uid"].split()[1]):
+    if os.stat(f"/proc/{pid}/status").st_uid == int(status["Uid"].split()[1]):
         raise _differs("dumpable", "its /proc files belong to its own user")
     return {
         **{name: status[name] for name in _CAPABILITIES},

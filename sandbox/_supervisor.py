@@ -404,7 +404,7 @@ class Supervisor:
         frame = self.facts.frame
         assert frame is not None
         if frame.kind == "value":
-            return _values.decode_value(frame.body)
+            return _values.decode_value(frame.body, int(self._limits.result))
         size: int = frame.body
         if not 0 < size <= int(self._limits.result):
             raise _values.ValueRejected(f"a stored length of {size}")
@@ -412,7 +412,7 @@ class Supervisor:
             mmap.mmap(self._store, size, mmap.MAP_SHARED, mmap.PROT_READ) as area,
             memoryview(area) as view,
         ):
-            return _values.decode_value(view)
+            return _values.decode_value(view, int(self._limits.result))
 
     def _usage(self, counters: Counters | None) -> Usage:
         base = Usage(

@@ -241,7 +241,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         place = f"{cls.__module__}.{cls.__qualname__}"
         self.by_value.add(f"{place} (class)")
         for key, value in vars(cls).items():
-            if not key.startswith("__"):
+            if not key.startswith("__") and not hasattr(type(value), "__get__"):
                 self._list(f"{place}.{key}", value)
         return cloudpickle._dynamic_class_reduce(cls)
 
@@ -359,17 +359,27 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
             return cloudpickle._code_reduce(code)
 
     def _reduce_type_variable(self, variable: Any) -> Any:
-        module = variable.__module__
-        if isinstance(module, str) and self._visible.sees(module):
+        if self._finds_named(variable):
             return NotImplemented
         if isinstance(variable, typing.TypeVar):
             return cloudpickle._make_typevar, cloudpickle._decompose_typevar(variable)
         return type(variable), (variable.__name__,)
 
     def _reduce_new_type(self, kind: Any) -> Any:
-        if self._visible.finds(kind):
+        if self._finds_named(kind):
             return NotImplemented
         return typing.NewType, (kind.__name__, kind.__supertype__)
+
+    def _reduce_alias(self, alias: Any) -> Any:
+        if self._finds_named(alias):
+            return NotImplemented
+        return type(alias), (alias.__name__, alias.__value__)
+
+    def _finds_named(self, thing: Any) -> bool:
+        module = thing.__module__
+        if not isinstance(module, str) or not self._visible.sees(module):
+            return False
+        return getattr(sys.modules.get(module), thing.__name__, None) is thing
 
 
 def _without_packer(reduce: Callable[[Any], Any]) -> Callable[[_Packer, Any], Any]:
@@ -405,6 +415,8 @@ _REDUCERS: dict[type, Callable[[_Packer, Any], Any]] = {
     _Space: lambda _, thing: thing.reduced,
     _Shell: _Packer._reduce_shell,
 }
+if sys.version_info >= (3, 12):
+    _REDUCERS[typing.TypeAliasType] = _Packer._reduce_alias
 
 
 # How code reads a global: LOAD_GLOBAL, whose argument has a flag in its lowest bit since 3.11; in
@@ -615,7 +627,11 @@ def _inner(value: Any) -> _Named:
         owner = getattr(value, "__self__", None)
         return [] if isinstance(owner, types.ModuleType | None) else [(".__self__", owner)]
     if isinstance(value, type):
-        return [] if _native(value) else [(f"attribute {name!r}", part) for name, part in vars(value).items()]
+        return (
+            []
+            if _native(value)
+            else [(f"attribute {name!r}", part) for name, part in vars(value).items()]
+        )
     names = ("__self__", "__func__", "func", "args", "keywords", "fget", "fset", "fdel")
     named = [(f".{name}", getattr(value, name)) for name in names if name in dir(type(value))]
     attributes = getattr(value, "__dict__", {})

@@ -124,7 +124,9 @@ def _find(name: str) -> ModuleSpec:
     parts = name.split(".")
     try:
         spec = importlib.util.find_spec(parts[0]) if all(parts) else None
-    except ValueError:  # such as `__main__`, which has none
+    except ValueError:  # a module without one
+        spec = None
+    if spec is not None and spec.name != parts[0]:  # `__main__` has that of the program it runs
         spec = None
     top = part = spec
     for index in range(2, len(parts) + 1):

@@ -88,9 +88,7 @@ class Folder:
         try:
             return read_text(f"{self.path}/{name}")
         except OSError as error:
-            raise SetupError(
-                "read_cgroup_file", error.errno or 0, f"{self.path}/{name}"
-            ) from error
+            raise SetupError("read_cgroup_file", error.errno or 0, f"{self.path}/{name}") from error
 
     def has(self, name: str) -> bool:
         return os.access(f"{self.path}/{name}", os.F_OK)
@@ -103,9 +101,13 @@ class Folder:
             detail = f"{self.path}/{name}, value {text}"
             raise SetupError("write_cgroup_limit", error.errno or 0, detail) from error
 
-    def limit(self, name: str, value: int | None, unlimited: str = "max") -> None:
-        """Write a limit and read it back; the kernel may round down to whole pages."""
+    def limit(
+        self, name: str, value: int | None, unlimited: str = "max", period: int | None = None
+    ) -> None:
+        """Write a limit and read it back; the kernel may round down to whole pages. `period` is
+        the second number of cpu.max."""
         path, text = f"{self.path}/{name}", unlimited if value is None else str(value)
+        text = text if period is None else f"{text} {period}"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -116,7 +118,8 @@ class Folder:
         except OSError as error:
             detail = f"{path}, value {text}"
             raise SetupError("write_cgroup_limit", error.errno or 0, detail) from error
-        if not _agrees(value, number(shown.split()[0])):
+        limit, *rest = shown.split()
+        if not _agrees(value, number(limit)) or (period is not None and int(rest[0]) != period):
             detail = f"{path}: wrote {text}, the kernel shows {shown.decode().strip()}"
             raise SetupError("verify_cgroup_limit", 0, detail)
 

@@ -21,6 +21,9 @@ class Stock(Home, Protocol):
     def take_back(self, slot: Slot) -> bool:
         """Keep a clean one for another jail; False if there are enough."""
 
+    def thrifty(self) -> bool:
+        """Whether so many jails are open that descriptors count for more than microseconds."""
+
 
 def swap_counted(base: str) -> bool:
     """Whether this kernel caps memory and swap together (swapaccount=1)."""
@@ -56,6 +59,7 @@ class Slot:
         """The backstops of a new jail."""
         self.jail.memory.limit(caps.jail_memory, caps.swap)
         self.jail.pids.limit(caps.jail_processes)
+        self.init.pids.limit(None)
 
     def leaf(self) -> Leaf:
         """A leaf that no call is using."""
@@ -95,14 +99,12 @@ class Slot:
         if not all(leaf.renew() for leaf in busy):
             return False
         self._idle = list(self.leaves)
-        if self.jail.memory.usage() > 2 * NOISE or self.jail.pids.current():
-            return False
-        return True
+        return self.jail.memory.usage() <= 2 * NOISE and not self.jail.pids.current()
 
-    def forget_init(self) -> None:
-        """Init has joined: its descriptors are not needed any more."""
-        for folder in self.init.folders:
-            folder.close()
+    def let_go(self) -> None:
+        """Close the descriptors that only make the next call faster."""
+        for node in (*self.nodes, *self._idle):
+            node.let_go()
 
     def removal(self) -> Removal:
         for node in (*self.nodes, *self.leaves):
@@ -126,10 +128,9 @@ class Jail:
         return self._slot.init.procs()
 
     def call(self) -> Call:
-        self._slot.forget_init()
         leaf = self._slot.leaf()
         leaf.start(self._caps, self._slot.kept_files())
-        return Call(self._slot, leaf)
+        return Call(self._slot, leaf, self._stock)
 
     def read_back(self) -> dict[str, Any]:
         memory, swap = self._slot.jail.memory.shown()
@@ -164,8 +165,9 @@ class Jail:
 class Call:
     """`CallGroup` on v1."""
 
-    def __init__(self, slot: Slot, leaf: Leaf) -> None:
+    def __init__(self, slot: Slot, leaf: Leaf, stock: Stock) -> None:
         self._slot = slot
+        self._stock = stock
         self._leaf = leaf
         self._jail_failures = slot.jail.memory.failures()
         self._finished = False
@@ -197,3 +199,5 @@ class Call:
         if not self._finished:
             self._finished = True
             self._slot.put_back(self._leaf)
+            if self._stock.thrifty():
+                self._slot.let_go()

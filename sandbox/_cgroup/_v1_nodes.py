@@ -21,8 +21,8 @@ class Node:
     """The same group in every hierarchy (some of which may be mounted together)."""
 
     def __init__(self, places: Sequence[Hierarchy], swap_counted: bool) -> None:
-        self.places = tuple(places)
-        self.folders = tuple(Folder(place.base) for place in places)
+        self.places = sorted(places, key=lambda place: "pids" not in place.controllers)
+        self.folders = [Folder(place.base) for place in self.places]
         self.by = {
             name: folder
             for place, folder in zip(self.places, self.folders, strict=True)
@@ -39,17 +39,23 @@ class Node:
         self.pids = Pids(self.by["pids"])
 
     def procs(self) -> list[int]:
-        """cgroup.procs of each hierarchy, to join by. Readable too: `empty` uses the same ones."""
-        return [folder.keep("cgroup.procs", os.O_RDWR) for folder in self.folders]
+        """cgroup.procs of each hierarchy, to join by: pids comes first, so that `Pids.current`
+        counts whoever is in any of them."""
+        return [folder.keep("cgroup.procs", os.O_WRONLY) for folder in self.folders]
 
     def empty(self) -> bool:
-        """No process in any hierarchy."""
-        return not any(os.pread(fd, 1, 0) for fd in self.procs())
+        """No process in any hierarchy. Opens the files anew: on v1 a descriptor that has read a
+        cgroup.procs once shows the same list again for a second (the kernel's pidlist cache)."""
+        return not any(folder.read("cgroup.procs") for folder in self.folders)
+
+    def let_go(self) -> None:
+        """Close the kept descriptors; the next use opens them again."""
+        for folder in self.folders:
+            folder.close()
 
     def close(self) -> None:
         self.memory.drop()
-        for folder in self.folders:
-            folder.close()
+        self.let_go()
 
 
 class Leaf(Node):
@@ -101,7 +107,7 @@ class Leaf(Node):
 
     def renew(self) -> bool:
         """Make ready for another call. False if something is still in it."""
-        if not self.empty() or self.pids.current():
+        if self.pids.current():
             return False
         stale = []
         cap = self.memory.cap

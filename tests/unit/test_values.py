@@ -282,11 +282,8 @@ class Liar:
 
 
 class Meta(type):
-    @property
-    def __qualname__(cls) -> str:  # type: ignore[override]
-        raise RuntimeError
-
-    __module__ = 5  # type: ignore[assignment]
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError(name)
 
 
 class Odd(metaclass=Meta):

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_nothing_but_the_standard_library_by_default() -> None:
 
 def test_requirements_are_followed_and_extras_are_not(site: Path) -> None:
     requires = ("Dep.two>=1", 'optional; extra == "more"', "absent", 'marked; python_version > "3"')
-    distribute(site, "one", ["one/__init__.py", "_one.cpython-311-x86_64-linux-gnu.so"], *requires)
+    distribute(site, "one", ["one/__init__.py", f"_one{EXTENSION_SUFFIXES[0]}"], *requires)
     distribute(site, "dep-two", ["deptwo.py"], "one")
     distribute(site, "optional", ["optional.py"])
     distribute(site, "marked", ["marked.py", "marked.libs/libx.so"])
@@ -92,7 +93,7 @@ def test_requirements_are_followed_and_extras_are_not(site: Path) -> None:
     assert visible.modules == {"one", "_one", "deptwo", "marked"}
     assert names(visible, site) == {
         "one",
-        "_one.cpython-311-x86_64-linux-gnu.so",
+        f"_one{EXTENSION_SUFFIXES[0]}",
         "one-1.0.dist-info",
         "deptwo.py",
         "dep_two-1.0.dist-info",
@@ -194,11 +195,12 @@ def test_a_distribution_that_requires_the_sandbox_does_not_bring_it(site: Path) 
 
 
 @given(st.text())
-def test_any_name_is_visible_or_refused(name: str) -> None:
+def test_no_name_breaks_it(name: str) -> None:
     try:
-        assert isinstance(Visible.of([name]), Visible)
-    except ValueError as error:
-        assert "preload" in str(error)
+        visible = Visible.of([name])
+    except ValueError:
+        return
+    assert visible.sees(name)
 
 
 def test_things_are_found_under_their_own_name_only() -> None:
