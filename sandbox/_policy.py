@@ -29,9 +29,9 @@ _ERRNOS = {n: getattr(_errno, n) for n in dir(_errno) if n.startswith("E")}
 class _RuleError(PolicyError):
     """A `PolicyError` that knows which word is at fault, so that a reader finds its line."""
 
-    def __init__(self, text: str, word: str | int = "") -> None:
+    def __init__(self, text: str, word: str = "") -> None:
         super().__init__(text)
-        self.word = hex(word) if isinstance(word, int) else str(word)
+        self.word = word
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Condition:
             raise _RuleError("an argument is a number from 0 to 5", "arg")
         for number in (self.mask, *self.values):
             if not _is_int(number) or not 0 <= number <= LOW32:
-                raise _RuleError("masks and values are numbers of 32 bits, not negative", number)
+                raise _RuleError("masks and values are numbers of 32 bits, not negative", "arg")
         if not self.values or len(set(self.values)) != len(self.values):
             raise _RuleError("a condition needs one value or several different ones", "arg")
         if not self.mask or any(value & ~self.mask for value in self.values):
@@ -88,7 +88,9 @@ class Rule:
         if not self.calls:
             raise _RuleError("a rule needs system calls", "calls")
         for call in self.calls:
-            if not isinstance(call, str) or call not in kernel_names().numbers:
+            if not isinstance(call, str):
+                raise _RuleError("calls are names of system calls, in quotes", "calls")
+            if call not in kernel_names().numbers:
                 raise _RuleError(f"unknown system call {call!r}", call)
         _require_reason(self.reason, f"the rule for {self.calls[0]}", self.calls[0])
         if self.when and self.action not in ("allow", "never"):
@@ -116,7 +118,9 @@ class FileRule:
                 f"unknown right {self.right!r}; one of {', '.join(_RIGHTS)}", self.right
             )
         for path in self.paths:
-            if not isinstance(path, str) or "\0" in path or not _is_place(path):
+            if not isinstance(path, str):
+                raise _RuleError("paths are strings", "paths")
+            if "\0" in path or not _is_place(path):
                 raise _RuleError(f"{path!r} is no absolute, plain path nor a known place", path)
         _require_reason(self.reason, f"the right to {self.right}", self.right)
 
@@ -342,7 +346,7 @@ class _Document:
     def _merged(self) -> Policy:
         """A rule for a call replaces all that the extended policy says of this call; the same for
         the paths of one right."""
-        if self._number(self.data.get("schema")) != 1:
+        if self._number(self.data.get("schema", 0)) != 1:
             raise _RuleError("schema = 1 is required", "schema")
         rules = tuple(
             self._rule(action, table)

@@ -112,7 +112,7 @@ class Supervisor:
                 wanted[stream.descriptor] = select.POLLIN
         if self.facts.violation is None:
             wanted[self._jail.listener] = select.POLLIN
-        if self._group is not None and self._group.oom_fd is not None and not self.facts.oom_kills:
+        if self._group is not None and self._group.oom_fd is not None and self._killed_at is None:
             wanted[self._group.oom_fd] = select.POLLIN | select.POLLPRI
         return wanted
 
@@ -252,12 +252,8 @@ class Supervisor:
             self._kill("violation")
 
     def _on_oom(self) -> None:
-        # Where the kernel ends only one process of a group (v1), the host ends the rest.
-        assert self._group is not None
-        counters = self._group.counters()
-        self.facts.oom_kills = counters.oom_kills
-        if counters.oom_kills:
-            self._kill("memory")
+        # v1 only: there the kernel ends one process of the group, and the host the rest.
+        self._kill("memory")
 
     def _on_output(self, descriptor: int) -> None:
         for stream in (self._stdout, self._stderr):
@@ -380,7 +376,7 @@ class Supervisor:
         counters = self._group.counters()
         facts.cpu_time = counters.cpu_usage
         facts.oom_kills = counters.oom_kills
-        facts.oom_at_limit = counters.oom_at_limit
+        facts.oom_at_limit = counters.oom_at_own_limit + counters.oom_at_jail_limit
         facts.processes_refused = counters.pids_refused
         return counters
 

@@ -145,7 +145,6 @@ make_cell = _Inside("make_cell")
 fill_cell = _Inside("fill_cell")
 make_function = _Inside("make_function")
 fill_function = _Inside("fill_function")
-same = _Inside("same")
 make_cached = _Inside("make_cached")
 fill_cached = _Inside("fill_cached")
 builtin_type = _Inside("builtin_type")
@@ -159,17 +158,12 @@ class _Space:
         self.by_name = by_name
 
 
-class _Shell:
-    """Stands for a function that is not filled yet, for objects that need it when they are made but
-    can be reached from its globals."""
-
-    def __init__(self, function: types.FunctionType) -> None:
-        self.function = function
-
-
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
-    """One for each call, so threads share nothing. Identities of objects serve as keys: the
-    pickler's memo keeps every one of them alive until it is done."""
+    """One for each call, so threads share nothing.
+
+    A function may be reached again from its own closure before it is made, and a cached function from
+    its globals. The pickler then writes it twice and keeps one (CPython issue 12687).
+    """
 
     # The process's own table, which the C pickler reads fast; cloudpickle's stands in _REDUCERS.
     dispatch_table = copyreg.dispatch_table
@@ -180,10 +174,8 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         self.by_value: set[str] = set()
         self._visible = visible
         self._known: set[type] = set()
+        # By identity: the pickler's memo keeps each function, and so its globals, until it is done.
         self._spaces: dict[int, _Space] = {}
-        self._cells: set[int] = set()
-        self._begun: set[int] = set()
-        self._shells: dict[int, _Shell] = {}
 
     def reducer_override(self, thing: Any) -> Any:
         kind = type(thing)
@@ -256,19 +248,20 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_function(self, function: types.FunctionType) -> Any:
         if self._by_name(function):
             return NotImplemented
-        self._begun.add(id(function))
-        shell = self._shells.get(id(function))
-        made = (make_function, self._parts(function)) if shell is None else (same, (shell,))
-        return *made, self._state(function), None, None, fill_function
+        return (
+            make_function,
+            self._parts(function),
+            self._state(function),
+            None,
+            None,
+            fill_function,
+        )
 
     def _parts(self, function: types.FunctionType) -> tuple[object, ...]:
         space = function.__globals__
         if id(space) not in self._spaces:
             self._spaces[id(space)] = self._make_space(space)
-        closure = function.__closure__
-        if closure is not None:
-            self._cells.update(map(id, closure))
-        return function.__code__, self._spaces[id(space)], function.__name__, closure
+        return function.__code__, self._spaces[id(space)], function.__name__, function.__closure__
 
     def _make_space(self, space: dict[str, Any]) -> _Space:
         name = space.get("__name__")
@@ -289,11 +282,11 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         for index, cell in enumerate(function.__closure__ or ()):
             try:
                 contents[index] = cell.cell_contents
-            except ValueError:  # a variable that is not bound yet
+            except ValueError:
                 continue
         self._list_function(function, names, contents)
         modules = tuple(_submodules(code, (*names.values(), *contents.values())))
-        return names, contents, _slots(function), vars(function), modules
+        return names, _slots(function), vars(function), modules
 
     def _list_function(
         self, function: types.FunctionType, names: dict[str, Any], contents: dict[int, Any]
@@ -319,17 +312,6 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         ):
             self.by_value.add(f"{name} ({type(value).__qualname__})")
 
-    def _reduce_shell(self, shell: _Shell) -> Any:
-        return make_function, self._parts(shell.function)
-
-    def _empty(self, function: Any) -> Any:
-        """The function itself where a constructor can safely have it as argument, or its shell."""
-        if type(function) is not types.FunctionType or id(function) in self._begun:
-            return function
-        if self._by_name(function):
-            return function
-        return self._shells.setdefault(id(function), _Shell(function))
-
     def _reduce_cached(self, wrapper: Any) -> Any:
         if self._by_name(wrapper):
             return NotImplemented
@@ -337,19 +319,13 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         settings = wrapper.cache_parameters()
         own = ("__wrapped__", "cache_parameters")
         attributes = {name: value for name, value in vars(wrapper).items() if name not in own}
-        made = (self._empty(function), settings["maxsize"], settings["typed"])
+        made = (function, settings["maxsize"], settings["typed"])
         return make_cached, made, (function, attributes), None, None, fill_cached
 
-    def _reduce_partial(self, partial: Any) -> Any:
-        made, arguments, state = partial.__reduce__()
-        return made, (self._empty(arguments[0]),), state
-
     def _reduce_cell(self, cell: types.CellType) -> Any:
-        if id(cell) in self._cells:  # its function brings the contents
-            return make_cell, ()
         try:
             return make_cell, (), cell.cell_contents, None, None, fill_cell
-        except ValueError:
+        except ValueError:  # of a variable that is not bound yet
             return make_cell, ()
 
     def _reduce_code(self, code: types.CodeType) -> Any:
@@ -397,7 +373,6 @@ _REDUCERS: dict[type, Callable[[_Packer, Any], Any]] = {
     types.CellType: _Packer._reduce_cell,
     types.CodeType: _Packer._reduce_code,
     type(functools.lru_cache(len)): _Packer._reduce_cached,
-    functools.partial: _Packer._reduce_partial,
     # 3.11 keeps a lock in it, which every new one makes for itself.
     functools.cached_property: lambda _, thing: (
         functools.cached_property,
@@ -413,7 +388,6 @@ _REDUCERS: dict[type, Callable[[_Packer, Any], Any]] = {
     type(dataclasses.KW_ONLY): lambda _, thing: "KW_ONLY",
     _Inside: lambda _, thing: thing.name,
     _Space: lambda _, thing: thing.reduced,
-    _Shell: _Packer._reduce_shell,
 }
 if sys.version_info >= (3, 12):
     _REDUCERS[typing.TypeAliasType] = _Packer._reduce_alias

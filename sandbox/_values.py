@@ -100,6 +100,7 @@ class _Reader:
         self.document = view[8:data_start]
         self.at = data_start  # of the long data that nothing has referred to yet
         self.left = left  # what arrays may still be charged
+        self.jumps = 0
         self.long_numbers = False
         self.borrowed = [self.document]
         self.types: set[type] = set(_SCALARS | _CONTAINERS)
@@ -187,7 +188,7 @@ class _Reader:
         return str(part, "utf-8", "surrogatepass") if code == _LONG_TEXT else part
 
     def set(self, items: list[Any]) -> set[Any]:
-        self.check_keys(items, _SET_RUN)
+        self.check_keys(items, of_set=True)
         made = set(items)
         if len(made) != len(items):
             raise ValueRejected("a set holds a member twice")
@@ -197,17 +198,19 @@ class _Reader:
         keys = items[::2]
         if len(items) & 1:
             raise ValueRejected("a dict has a key without a value")
-        self.check_keys(keys, 0)
+        self.check_keys(keys, of_set=False)
         made = dict(zip(keys, items[1::2], strict=True))
         if len(made) != len(keys):
             raise ValueRejected("a dict holds a key twice")
         return made
 
-    def check_keys(self, keys: list[Any], run: int) -> None:
+    def check_keys(self, keys: list[Any], of_set: bool) -> None:
         if self.long_numbers:
             _check_key_numbers(keys)
         if len(keys) > _MOST_EQUAL:
-            _check_hashes(keys, run)
+            self.jumps += _count_jumps(keys, of_set)
+            if self.jumps > _MOST_JUMPS:
+                raise ValueRejected("too many keys of dicts and sets collide")
 
     def array(self, items: list[Any]) -> Any:
         text, data, *shape = items
@@ -246,56 +249,88 @@ def _items(containers: list[Any]) -> Iterator[Any]:
 # --- Tables -----------------------------------------------------------------------------------
 
 _MOST_EQUAL: Final = 16
+_MOST_JUMPS: Final = 16_000_000  # of all tables of one value: a few seconds of replaying at most
 _SET_RUN: Final = 9  # a set looks at this many neighbours before it jumps (setobject.c)
 _WORD: Final = (1 << 64) - 1
 
 
-def _check_hashes(keys: list[Any], run: int) -> None:
-    """Refuse keys that would make a table of the interpreter's quadratic.
+def _count_jumps(keys: list[Any], of_set: bool) -> int:
+    """Refuse keys that would make a table of the interpreter's quadratic; how often they collide.
 
     The hashes of numbers and tuples are no secret: a guest can choose a million keys that all
     probe the same slots, equal hashes or not, and one resize of such a table takes hours inside a
-    single C call. So the probing of every table size on the way is replayed with the hashes alone,
-    and given up when it takes 64 steps a key on average or meets 17 equal hashes.
+    single C call. So the building of the table is replayed with the hashes alone, every size on
+    the way and the next included. Regular keys of honest guests (multiples of a power of two) take
+    up to 30 jumps a key; more than 64 are refused, and keys that are compared with more than 16
+    (in a set, some 40) of equal hash.
     """
     kinds = set(map(type, keys))
     if kinds <= _SALTED:
-        return
+        return 0
     first = keys[0]
     if kinds == {int} and first >= 0 and keys == list(range(first, first + len(keys))):
-        return  # consecutive numbers never collide
+        return 0  # consecutive numbers never collide
     hashes = list(map(hash, keys))
-    size = 64
-    while size < 8 * len(keys):
-        _replay(hashes[: 2 * size // 3], size - 1, run)
+    return _set_jumps(hashes) if of_set else _dict_jumps(hashes)
+
+
+def _dict_jumps(hashes: list[int]) -> int:
+    """dictobject.c keeps the order of insertion and doubles its table when it is 2/3 full."""
+    jumps, size = 0, 64
+    while size < 6 * len(hashes):
+        jumps += _replay([None] * size, hashes[: 2 * size // 3], 0)
         size *= 2
+    return jumps
 
 
-def _replay(hashes: list[int], mask: int, run: int) -> None:
-    """Probe as dictobject.c (`run` 0) and setobject.c (`run` 9) do, unchanged in 3.11 to 3.13."""
-    table: list[int | None] = [None] * (mask + 1)
-    steps = 64 * len(hashes)
+def _set_jumps(hashes: list[int]) -> int:
+    """setobject.c fills 3/5 of a table, then moves its members, in the order of their slots, to
+    one of four times their number (twice above 50,000); a copy has twice their number."""
+    table: list[int | None] = [None] * 8
+    jumps = done = 0
+    while True:
+        full = -(-3 * (len(table) - 1) // 5)
+        jumps += _replay(table, hashes[done:full], _SET_RUN)
+        done = min(full, len(hashes))
+        members = [value for value in table if value is not None]
+        if done == len(hashes):
+            break
+        table = [None] * _set_size(done * (2 if done > 50000 else 4))
+        jumps += _replay(table, members, _SET_RUN)
+    for size in {_set_size(2 * done), _set_size(4 * done)} - {len(table)}:
+        jumps += _replay([None] * size, members, _SET_RUN)
+    return jumps
+
+
+def _set_size(least: int) -> int:
+    return max(8, 1 << least.bit_length())
+
+
+def _replay(table: list[int | None], hashes: list[int], run: int) -> int:
+    """Put `hashes` into `table` as CPython 3.11 to 3.13 do: after each jump a set looks at `run`
+    neighbours, a dict at none."""
+    mask = len(table) - 1
+    jumps, most = 0, 64 * len(hashes) + 1000
+    most_equal = 3 * _MOST_EQUAL if run else _MOST_EQUAL  # neighbourhoods overlap
     for value in hashes:
-        at = jump = value & mask
-        if table[at] is None:
-            table[at] = value
-            continue
+        at = value & mask
         perturb = value & _WORD
-        near = run if jump + run <= mask else 0
         equal = 0
         while (other := table[at]) is not None:
-            steps -= 1
             equal += other == value
-            if near:
-                near -= 1
-                at += 1
-                continue
+            if run and at + run <= mask:
+                near = table[at + 1 : at + run + 1]
+                equal += near.count(value)
+                if None in near:
+                    at += 1 + near.index(None)
+                    break
+            jumps += 1
             perturb >>= 5
-            at = jump = (jump * 5 + perturb + 1) & mask
-            near = run if jump + run <= mask else 0
+            at = (at * 5 + perturb + 1) & mask
         table[at] = value
-        if steps < 0 or equal > _MOST_EQUAL:
-            raise ValueRejected("keys of a dict or set collide")
+        if jumps > most or equal > most_equal:
+            raise ValueRejected("too many keys of a dict or set collide")
+    return jumps
 
 
 def _check_key_numbers(keys: list[Any]) -> None:
@@ -403,7 +438,7 @@ _BUILD: Final[dict[int, Callable[[bytes], object]]] = {
 
 _DTYPE = re.compile(
     r"[<>|][?bBhHiIlLqQefdgFDG]|[<>]U\d{1,9}|\|S\d{1,9}"
-    r"|[<>][Mm]8(\[(\d{1,9})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?",
+    r"|[<>][Mm]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?",
     re.ASCII,
 )
 

@@ -83,7 +83,7 @@ def _violation(facts: Facts) -> _Found:
 
 
 def _memory(facts: Facts) -> _Found:
-    if facts.oom_kills and facts.oom_at_limit:
+    if facts.oom_at_limit and (facts.oom_kills or "memory" in facts.killed):
         return (
             f"the call's processes reached the memory limit of {facts.limits.memory} bytes "
             "and the kernel ended them",

@@ -3,11 +3,19 @@ without a kernel and for architectures other than this machine's."""
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import pyseccomp
+
+from sandbox._policy import Policy, kernel_names
+from sandbox._seccomp import Filters, compile_filters
 
 LOW32 = 0xFFFF_FFFF
 X86_64, AARCH64, I386, X32_BIT = 0xC000003E, 0xC00000B7, 0x40000003, 0x40000000
+MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
 
 KILL_PROCESS, KILL_THREAD, TRAP, ERRNO = 0x80000000, 0, 0x30000, 0x50000
 NOTIFY, TRACE, LOG, ALLOW = 0x7FC00000, 0x7FF00000, 0x7FFC0000, 0x7FFF0000
@@ -16,7 +24,7 @@ _ACTION, _DATA = 0xFFFF0000, 0x0000FFFF
 _PRECEDENCE = (KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, NOTIFY, TRACE, LOG, ALLOW)
 
 _SECCOMP_DATA = struct.Struct("=iIQ6Q")  # nr, arch, instruction_pointer, args
-_ALU = {
+_ALU: dict[int, Callable[[int, int], int]] = {
     0x00: lambda a, k: a + k,
     0x10: lambda a, k: a - k,
     0x20: lambda a, k: a * k,
@@ -26,7 +34,7 @@ _ALU = {
     0x70: lambda a, k: a >> k if k < 32 else 0,
     0xA0: lambda a, k: a ^ k,
 }
-_JUMP = {
+_JUMP: dict[int, Callable[[int, int], bool]] = {
     0x10: lambda a, k: a == k,
     0x20: lambda a, k: a > k,
     0x30: lambda a, k: a >= k,
@@ -100,3 +108,37 @@ def combine(answers: Sequence[int]) -> int:
 def errno_of(answer: int) -> int:
     """The errno of an answer, 0 if it is none."""
     return answer & _DATA if answer & _ACTION == ERRNO else 0
+
+
+class Judge:
+    """Both programs of one policy on one machine, beside a direct reading of the policy."""
+
+    def __init__(self, policy: Policy, machine: str) -> None:
+        self.policy, self.machine, self.token = policy, machine, MACHINES[machine]
+        self.filters: Filters = compile_filters(policy, machine)
+        self.first = decode(self.filters.first)
+        self.last = decode(self.filters.last)
+        self.names = {
+            numbers[machine]: call
+            for call, numbers in kernel_names().numbers.items()
+            if machine in numbers
+        }
+
+    def guest(self, number: int, args: Sequence[int], arch: int | None = None) -> int:
+        arch = self.token if arch is None else arch
+        answers = [run(code, arch, number, args) for code in (self.first, self.last)]
+        return combine(answers)
+
+    def expected(self, number: int, args: Sequence[int]) -> int:
+        call = self.names.get(number)
+        answer = self.policy.default if call is None else self.policy.answer(call, args)
+        if call is not None and self.machine != os.uname().machine and _too_new(call):
+            # Compiled for another machine, libseccomp needs the name; without it: closed.
+            answer = "EPERM"
+        if answer == "allow":
+            return ALLOW
+        return NOTIFY if answer == "violation" else ERRNO | int(getattr(errno, answer))
+
+
+def _too_new(call: str) -> bool:
+    return bool(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call) == -1)

@@ -1,7 +1,65 @@
-"""What every test shares."""
+"""What every test shares: the kernel's declaration, a factory of sandboxes, the count of waivers.
+
+A layer may only be missing where the kernel under test is declared to lack it
+(tests/kernels/kernels.toml, named by SANDBOX_KERNEL). Tests that need such a layer are skipped with
+that reason and counted; anywhere else a missing layer is a failure.
+"""
+
+from __future__ import annotations
 
 import os
 import sys
+import tomllib
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # `worker` is a program, not an installed package: tests reach it from the checkout.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
+
+from sandbox import Limits, Sandbox  # noqa: E402
+
+
+def _declared() -> tuple[str, frozenset[str]]:
+    name = os.environ.get("SANDBOX_KERNEL")
+    if name is None:
+        return "this kernel", frozenset()
+    with open(os.path.join(ROOT, "tests", "kernels", "kernels.toml"), "rb") as file:
+        return name, frozenset(tomllib.load(file)[name]["lacks"])
+
+
+KERNEL, LACKS = _declared()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(layer): skipped only where the kernel declares to lack it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            if mark.args[0] in LACKS:
+                reason = f"{KERNEL} is declared to lack {mark.args[0]}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("volume") and "SANDBOX_KERNEL" in os.environ:
+            item.add_marker(pytest.mark.skip(reason="volume tests run natively only"))
+
+
+@pytest.fixture(scope="session")
+def lacks() -> frozenset[str]:
+    """The layers this kernel is declared to lack."""
+    return LACKS
+
+
+@pytest.fixture(scope="session")
+def make_sandbox() -> Callable[..., Sandbox]:
+    """`make_sandbox(limits=None, **options)`: a `Sandbox`, not entered, with exactly the layers
+    waived that this kernel is declared to lack (and what the test itself waives)."""
+
+    def make(limits: Limits | None = None, **options: Any) -> Sandbox:
+        waived = set(options.pop("allow_missing", ())) | LACKS
+        return Sandbox(limits, allow_missing=waived, **options)
+
+    return make

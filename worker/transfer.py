@@ -92,18 +92,12 @@ def make_function(
 
 
 def fill_function(function: Any, state: tuple[Any, ...]) -> None:
-    names, contents, slots, attributes, _modules = state
+    names, slots, attributes, _modules = state
     function.__globals__.update(names)
-    for index, value in contents.items():
-        function.__closure__[index].cell_contents = value
     for name, value in slots.items():
         setattr(function, name, value)
     if attributes:
         vars(function).update(attributes)
-
-
-def same(value: Any) -> Any:
-    return value
 
 
 def make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
@@ -131,7 +125,6 @@ CONSTRUCTORS = {
         fill_cell,
         make_function,
         fill_function,
-        same,
         make_cached,
         fill_cached,
         builtin_type,

@@ -6,7 +6,6 @@ one of them only. All we need have to be in one: the v2 tree wins if it has them
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable
@@ -169,12 +168,14 @@ def _plain(text: str) -> str:
 
 
 def _below(point: str, root: str, member: str) -> str | None:
-    """The directory of group `member` in a mount that shows the tree from `root` on."""
-    relative = posixpath.relpath(member, root)
-    if relative.startswith("..") or member.endswith(" (deleted)"):
+    """The directory of group `member` in a mount that shows the tree from `root` on. Names with
+    ".." lie outside the cgroup namespace of the reader: no path leads there."""
+    if ".." in (*member.split("/"), *root.split("/")) or member.endswith(" (deleted)"):
         return None
-    base = point if relative == "." else posixpath.join(point, relative)
-    return base if os.path.isabs(base) else None
+    relative = posixpath.relpath(member, root)
+    if relative.startswith("../") or relative == "..":
+        return None
+    return point if relative == "." else posixpath.join(point, relative)
 
 
 def home(hierarchy: Hierarchy) -> Hierarchy:

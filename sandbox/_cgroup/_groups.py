@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 from itertools import count
 from threading import Lock
 from typing import NoReturn
+from weakref import WeakSet
 
 from .._errors import ClosedError, Unsupported
 from .._models import Limits
@@ -19,8 +21,10 @@ from ._types import Caps, JailGroup
 # Used v1 directories kept for the next jail: as many as are likely to be opened at once.
 _SPARE_SLOTS = 4
 
-# Above this many open v1 jails their descriptors are closed between calls (about 20 a jail).
-_FAST_JAILS = 8
+# Descriptors that an open v1 jail keeps to make its calls faster, and the share of RLIMIT_NOFILE
+# that all of them may take; jails above that close them between calls.
+_JAIL_FDS = 32
+_FDS_SHARE = 8
 
 # How long the groups of a dead owner may take to end, each (seconds).
 _SWEEP_TIME = 2.0
@@ -45,6 +49,7 @@ class Groups:
         self._lock = Lock()
         self._numbers = count(1)
         self._late: list[JailGroup] = []
+        self._jails: WeakSet[JailGroup] = WeakSet()
         self._spare: list[_v1.Slot] = []
         self._open_slots = 0
         self._closed = False
@@ -90,13 +95,11 @@ class Groups:
         caps = Caps.of(limits)
         if self.version == 2:
             place = self._tops[0].child(self._name())
-            return _v2.Jail(place, caps, self, self._swap_counted)
-        slot = self._slot(no_swap=caps.swap == 0)
-        try:
-            return _v1.Jail(slot, caps, self)
-        except BaseException:
-            slot.removal().run(_SWEEP_TIME)
-            raise
+            jail: JailGroup = _v2.Jail(place, caps, self, self._swap_counted)
+        else:
+            jail = self._jail_v1(caps)
+        self._jails.add(jail)
+        return jail
 
     def sweep(self) -> list[str]:
         """Remove the groups of dead hosts below and beside this process's group, and kill what
@@ -105,8 +108,7 @@ class Groups:
         return sweep([tree.base for tree in self._place.hierarchies], self._owner, _SWEEP_TIME)
 
     def close(self) -> None:
-        """Kill and remove everything of ours; again or after losing the groups it does nothing.
-        In a forked child it only forgets them."""
+        """Kill and remove everything of ours; does nothing again, or in a forked child."""
         with self._lock:
             if self._closed or os.getpid() != self._owner.pid:
                 return
@@ -120,23 +122,33 @@ class Groups:
         if self.version == 2:
             _delegate.give_back(self._place.hierarchies[0].base)
 
+    def forget(self) -> None:
+        """In a forked child: close its copies of the parent's descriptors, touch nothing else."""
+        self._closed = True
+        for jail in self._jails:
+            jail.let_go()
+        for slot in self._spare:
+            slot.close()
+
     def defer(self, jail: JailGroup) -> None:
         """Try again with later jails to close one that took too long."""
         with self._lock:
             self._late.append(jail)
 
-    def take_back(self, slot: _v1.Slot) -> bool:
-        """Keep a clean set of v1 directories for a later jail; False if there are enough."""
+    def take_back(self, slot: _v1.Slot, clean: bool) -> bool:
+        """A v1 jail has closed: keep its directories for a later one, if they are clean and there
+        are not enough of them."""
         with self._lock:
             self._open_slots -= 1
-            if self._closed or len(self._spare) >= _SPARE_SLOTS:
-                return False
-            self._spare.append(slot)
-            return True
+            keep = clean and not self._closed and len(self._spare) < _SPARE_SLOTS
+            if keep:
+                self._spare.append(slot)
+            return keep
 
     def thrifty(self) -> bool:
-        """Whether many jails are open."""
-        return self._open_slots > _FAST_JAILS
+        """Whether so many v1 jails are open that descriptors count for more than microseconds."""
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return soft > 0 and self._open_slots * _JAIL_FDS * _FDS_SHARE > soft
 
     def _prepare(self) -> None:
         """Make the top groups able to hold jails; find out whether swap can be limited."""
@@ -157,14 +169,21 @@ class Groups:
     def _name(self) -> str:
         return f"jail-{next(self._numbers)}"
 
-    def _slot(self, no_swap: bool) -> _v1.Slot:
+    def _jail_v1(self, caps: Caps) -> JailGroup:
+        no_swap = caps.swap == 0
+        with self._lock:
+            fit = [slot for slot in self._spare if slot.no_swap == no_swap]
+            if fit:
+                self._spare.remove(fit[-1])
+        slot = fit[-1] if fit else _v1.Slot(self._tops, self._name(), self._swap_counted, no_swap)
+        try:
+            jail = _v1.Jail(slot, caps, self)
+        except BaseException:
+            slot.removal().run(_SWEEP_TIME)
+            raise
         with self._lock:
             self._open_slots += 1
-            for slot in self._spare:
-                if slot.no_swap == no_swap:
-                    self._spare.remove(slot)
-                    return slot
-        return _v1.Slot(self._tops, self._name(), self._swap_counted, no_swap)
+        return jail
 
     def _retry(self) -> None:
         if self._late:

@@ -152,6 +152,10 @@ class JailGroup(Protocol):
         """`try_close` until it is done, at most `timeout` seconds. What takes longer (a process in
         an uninterruptible wait) is removed with a later jail or by `Groups.close`."""
 
+    def let_go(self) -> None:
+        """Close every descriptor of this jail's groups and leave the groups alone: what a forked
+        child does with its parent's."""
+
 
 class Home(Protocol):
     """What a jail's group asks of `Groups` when it closes."""

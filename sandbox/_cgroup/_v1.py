@@ -18,8 +18,9 @@ from ._v1_nodes import Leaf, Node
 class Stock(Home, Protocol):
     """Where used sets of directories go."""
 
-    def take_back(self, slot: Slot) -> bool:
-        """Keep a clean one for another jail; False if there are enough."""
+    def take_back(self, slot: Slot, clean: bool) -> bool:
+        """A jail has closed. True if its directories are kept for another one; those that are not
+        clean never are."""
 
     def thrifty(self) -> bool:
         """Whether so many jails are open that descriptors count for more than microseconds."""
@@ -106,9 +107,13 @@ class Slot:
         for node in (*self.nodes, *self._idle):
             node.let_go()
 
-    def removal(self) -> Removal:
+    def close(self) -> None:
+        """Close all descriptors, those of running calls too."""
         for node in (*self.nodes, *self.leaves):
             node.close()
+
+    def removal(self) -> Removal:
+        self.close()
         return Removal(place.base for place in self.places)
 
 
@@ -145,12 +150,16 @@ class Jail:
                 self._slot.kill(self._killing)
                 return False
             self._killing.close()
-            if self._slot.clean() and self._stock.take_back(self._slot):
+            if self._stock.take_back(self._slot, self._slot.clean()):
                 self._closed = True
                 return True
             self._removal = self._slot.removal()
         self._closed = self._removal.step()
         return self._closed
+
+    def let_go(self) -> None:
+        self._slot.close()
+        self._killing.close()
 
     def close(self, timeout: float = 2.0) -> None:
         deadline = time.monotonic() + timeout

@@ -66,10 +66,10 @@ class Memory:
 
     def shown(self) -> tuple[int | None, int | None]:
         """(memory, swap) caps as the kernel shows them."""
-        memory = number(self._folder.read("memory.limit_in_bytes"))
+        memory = number(self._folder.read_kept("memory.limit_in_bytes"))
         if not self._swap_counted:
             return memory, 0
-        total = number(self._folder.read("memory.memsw.limit_in_bytes"))
+        total = number(self._folder.read_kept("memory.memsw.limit_in_bytes"))
         return memory, None if total is None or memory is None else total - memory
 
     def usage(self) -> int:
@@ -87,7 +87,7 @@ class Memory:
         return field(self._folder.read_kept("memory.oom_control"), "oom_kill")
 
     def failures(self) -> int:
-        """Charges that hit a cap of this very group (also those that reclaim then made room for)."""
+        """Charges that hit a cap of this very group, even if reclaim then made room."""
         names = ["memory.failcnt", *(["memory.memsw.failcnt"] if self._swap_counted else [])]
         return sum(int(self._folder.read_kept(name)) for name in names)
 
@@ -125,7 +125,7 @@ class Pids:
         self._set = _UNKNOWN
 
     def shown(self) -> int | None:
-        return number(self._folder.read("pids.max"))
+        return number(self._folder.read_kept("pids.max"))
 
     def current(self) -> int:
         return int(self._folder.read_kept("pids.current"))
@@ -135,7 +135,7 @@ class Pids:
 
     def peak(self) -> int | None:
         """Highest number of tasks since the group was made (6.1 and later; cannot be reset)."""
-        return int(self._folder.read("pids.peak")) if self._counts_peak else None
+        return int(self._folder.read_kept("pids.peak")) if self._counts_peak else None
 
     def drop(self) -> None:
         self._set = None
@@ -162,14 +162,14 @@ class Cpu:
         self._set = quota
 
     def shown(self) -> float | None:
-        quota = number(self._folder.read("cpu.cfs_quota_us"))
-        return None if quota is None else quota / int(self._folder.read("cpu.cfs_period_us"))
+        quota = number(self._folder.read_kept("cpu.cfs_quota_us"))
+        return None if quota is None else quota / int(self._folder.read_kept("cpu.cfs_period_us"))
 
     def throttled(self) -> float:
         """Seconds since the group was made; 0 without a quota."""
         if self._set is None:
             return 0.0
-        return field(self._folder.read("cpu.stat"), "throttled_time") / 1e9
+        return field(self._folder.read_kept("cpu.stat"), "throttled_time") / 1e9
 
     def drop(self) -> None:
         self._set = None
@@ -186,5 +186,5 @@ class Cpuacct:
 
     def split(self) -> tuple[float, float]:
         """(user, system) seconds, in clock ticks."""
-        text = self._folder.read("cpuacct.stat")
+        text = self._folder.read_kept("cpuacct.stat")
         return field(text, "user") / _TICK, field(text, "system") / _TICK

@@ -75,7 +75,7 @@ class Jail:
 
     def _kept_files(self) -> int:
         """Bytes of files that earlier calls left in the jail: charged to it, and to no group that
-        is there any more. Exact (memory.stat) only where it can matter: the file is slow to read."""
+        is there any more. Exact (memory.stat) only where it can matter: that file is slow."""
         used = [self._init, *(call.folder for call in self._calls)]
         if _usage(self._folder) - sum(map(_usage, used)) <= NOISE:
             return 0
@@ -85,11 +85,14 @@ class Jail:
         if self._closed:
             return True
         if self._removal is None:
-            for folder in (self._folder, self._init, *(call.folder for call in self._calls)):
-                folder.close()
+            self.let_go()
             self._removal = Removal([self._place.base])
         self._closed = self._removal.step()
         return self._closed
+
+    def let_go(self) -> None:
+        for folder in (self._folder, self._init, *(call.folder for call in self._calls)):
+            folder.close()
 
     def close(self, timeout: float = 2.0) -> None:
         if not self.try_close() and self._removal and not self._removal.run(timeout):

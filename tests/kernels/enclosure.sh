@@ -9,8 +9,9 @@
 #
 # - its / is a read-only bind mount of the real one, without the file systems mounted below it
 #   (no /proc, /sys, /dev, /run, no other disk), and the old root is gone: pivot_root, then unmount;
-# - it keeps one capability, CAP_DAC_READ_SEARCH, to read what only root may read; without
-#   CAP_SYS_ADMIN it cannot undo a mount, without CAP_KILL and CAP_SYS_PTRACE not touch its pid 1;
+# - its /proc is of its own pid namespace and read-only: /proc/sys asks for uid 0, not for a
+#   capability, so a guest that mounts hostfs over could otherwise set this machine's sysctls;
+# - it is uid 65534 with one capability, CAP_DAC_READ_SEARCH, to read what only root may read;
 # - what it can write: the disk image, and tmpfs that vanish with it.
 #
 # Not covered: reading. A guest that is root can read every file on this machine's / file system.
@@ -38,10 +39,11 @@ mkdir "$root/mnt/shown"
 while read -r number folder; do
     show "$folder" "$root/mnt/shown/$number"
 done <"$state/guest/shown"
+chown 65534:65534 "$state/disk"
 : >"$root/mnt/disk"
 mount --bind "$state/disk" "$root/mnt/disk"
 mkdir "$root/mnt/uml"
-mount -t tmpfs -o mode=700,nosuid,nodev uml "$root/mnt/uml"
+mount -t tmpfs -o mode=1777,nosuid,nodev uml "$root/mnt/uml"
 mount -o remount,bind,ro "$root/mnt"
 
 # The kernel's "physical" memory is an unlinked file in /dev/shm, mapped executable. The default
@@ -52,11 +54,15 @@ for device in null zero full random urandom; do
     mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir -m 1777 "$root/dev/shm"
-mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+mount -t proc -o ro,nosuid,nodev,noexec proc "$root/proc"
 
 cd "$root"
 pivot_root . .
 umount -l .
 
 # Not exec: pid 1 of a namespace ignores the signals it has no handler for, its own included.
-setpriv --no-new-privs --bounding-set=-all,+dac_read_search --inh-caps=-all,+dac_read_search "$@"
+# no_setuid_fixup: hostfs asks access(2), which drops the capabilities of a real uid other than 0
+# unless this bit is set.
+setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+    --securebits=+no_setuid_fixup --inh-caps=-all,+dac_read_search \
+    --ambient-caps=-all,+dac_read_search --bounding-set=-all,+dac_read_search "$@"

@@ -1,13 +1,11 @@
-"""Policies as the kernel sees them: the emitted bytes, judged by the interpreter in tests/bpf.py."""
+"""Policies as the kernel sees them: the emitted bytes, judged by tests/bpf.py."""
 
 from __future__ import annotations
 
 import errno
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import pyseccomp
 import pytest
 
 from sandbox._errors import PolicyError, Unsupported
@@ -20,45 +18,11 @@ from sandbox._policy import (
     kernel_names,
     load_policy,
 )
-from sandbox._seccomp import Filters, arch_name, compile_filters, syscall_name
+from sandbox._seccomp import arch_name, compile_filters, syscall_name
 from tests import bpf
+from tests.bpf import MACHINES, Judge
 
-MACHINES = {"x86_64": bpf.X86_64, "aarch64": bpf.AARCH64}
 BOTH = [(name, machine) for name in SHIPPED for machine in MACHINES]
-
-
-class Judge:
-    """Both programs of one policy on one machine."""
-
-    def __init__(self, policy: Policy, machine: str) -> None:
-        self.policy, self.machine, self.token = policy, machine, MACHINES[machine]
-        self.filters: Filters = compile_filters(policy, machine)
-        self.first = bpf.decode(self.filters.first)
-        self.last = bpf.decode(self.filters.last)
-        self.names = {
-            numbers[machine]: call
-            for call, numbers in kernel_names().numbers.items()
-            if machine in numbers
-        }
-
-    def guest(self, number: int, args: Sequence[int], arch: int | None = None) -> int:
-        arch = self.token if arch is None else arch
-        answers = [bpf.run(code, arch, number, args) for code in (self.first, self.last)]
-        return bpf.combine(answers)
-
-    def expected(self, number: int, args: Sequence[int]) -> int:
-        call = self.names.get(number)
-        answer = self.policy.default if call is None else self.policy.answer(call, args)
-        if call is not None and self.machine != os.uname().machine and _too_new(call):
-            # Compiled for another machine, libseccomp needs the name; without it: closed.
-            answer = "EPERM"
-        if answer == "allow":
-            return bpf.ALLOW
-        return bpf.NOTIFY if answer == "violation" else bpf.ERRNO | int(getattr(errno, answer))
-
-
-def _too_new(call: str) -> bool:
-    return bool(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call) == -1)
 
 
 def interesting_arguments(policy: Policy, call: str, rng: random.Random) -> Iterator[list[int]]:

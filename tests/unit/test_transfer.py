@@ -245,6 +245,21 @@ def test_decorated_functions() -> None:
     assert inside(fibonacci, 30) == 832040
     assert inside(lambda: fibonacci.cache_info().maxsize) == 7
     assert inside(lambda: fibonacci.__wrapped__.__name__) == "fibonacci"
+    fibonacci.note = "kept"  # type: ignore[attr-defined]
+    assert inside(lambda: fibonacci.note) == "kept"  # type: ignore[attr-defined]
+
+
+def test_what_reaches_itself_is_one_object_inside() -> None:
+    def misses() -> list[int]:
+        return [fibonacci(6), fibonacci.cache_info().misses]
+
+    assert inside(misses) == [8, 7]
+    assert inside(lambda f: f.func.__globals__["looping"] is f, looping) is True
+
+    def itself() -> Any:
+        return itself
+
+    assert inside(lambda f: f() is f, itself) is True
 
 
 def test_partials_and_methods() -> None:
@@ -465,7 +480,7 @@ def same[T](item: T) -> T:
 
 
 def test_type_variables_and_new_types() -> None:
-    assert inside_with_cloudpickle(lambda: Stack().push(1)) == [1]
+    assert inside_with_cloudpickle(lambda: Stack[int]().push(1)) == [1]
     assert inside_with_cloudpickle(lambda: Takes.name) == "takes"
     assert inside(lambda: UserId(5)) == 5
     if sys.version_info >= (3, 12):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import enum
+import itertools
 import math
 import mmap
+import resource
 import socket
 import struct
 import sys
@@ -14,6 +16,7 @@ import time
 import tracemalloc
 import uuid
 import zoneinfo
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -25,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
+from sandbox import _values
 from sandbox._values import ValueRejected, decode_value
 from worker import values as worker_values
 from worker.values import TooLarge, Unfit, encode_value
@@ -102,12 +106,14 @@ def same(a: Any, b: Any) -> bool:
 # --- what travels -----------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=())) | st.text()
-zones = st.none() | st.builds(
-    dt.timezone,
-    st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)),
-    st.text(max_size=5),
-) | st.builds(
-    dt.timezone, st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23))
+zones = (
+    st.none()
+    | st.builds(
+        dt.timezone,
+        st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)),
+        st.text(max_size=5),
+    )
+    | st.builds(dt.timezone, st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)))
 )
 dtypes = (
     nps.boolean_dtypes()
@@ -256,7 +262,11 @@ def test_an_enum_member_travels_as_its_plain_value() -> None:
 
 
 def test_enum_keys_that_become_equal_are_refused() -> None:
-    for value in ({Other.UNO: 1, 1: 2}, {(Other.UNO, 0), (1, 0)}, {frozenset({Other.UNO}), frozenset({1})}):
+    for value in (
+        {Other.UNO: 1, 1: 2},
+        {(Other.UNO, 0), (1, 0)},
+        {frozenset({Other.UNO}), frozenset({1})},
+    ):
         where, _, reason = unfit([value])
         assert where == "result[0]"
         assert "equal once enum members are values" in reason
@@ -385,15 +395,12 @@ def test_a_million_laughs_end_soon_and_small(wrap: Any) -> None:
     laugh: Any = ["lol"] * 10
     for _ in range(90):
         laugh = wrap([laugh] * 10)
-    tracemalloc.start()
-    started = time.process_time()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(TooLarge) as caught:
         encode_value(laugh, CAP)
-    took, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    assert time.process_time() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
     assert caught.value.at_least == 1 << 62
-    assert took < 30
-    assert peak < 32 << 20
 
 
 @settings(max_examples=100, deadline=None)
@@ -413,9 +420,12 @@ def test_a_cap_that_is_enough_there_is_enough_here(value: object) -> None:
 
 
 def test_what_raises_while_it_is_read_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "decimal", type("fake", (), {"Decimal": socket.socket}))
-    with socket.socket() as sock:
-        assert unfit(sock)[2].startswith("reading it raised")
+    class Explosive:
+        def __str__(self) -> str:
+            raise KeyError
+
+    monkeypatch.setitem(sys.modules, "decimal", type("fake", (), {"Decimal": Explosive}))
+    assert unfit([Explosive()])[1:] == ("list", "reading it raised KeyError")
 
 
 def test_modules_are_looked_up_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +464,12 @@ def test_left_over_bytes_are_refused() -> None:
 @pytest.mark.parametrize("nested", [1, 10, 500, 5000])
 def test_arrays_that_claim_items_they_lack(nested: int) -> None:
     tracemalloc.start()
-    for head in (b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xdc\x20\x00", b"\xdf\xff\xff\xff\xff"):
+    for head in (
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdc\xff\xff",
+        b"\xdc\x20\x00",
+        b"\xdf\xff\xff\xff\xff",
+    ):
         refused(document(head * nested))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -474,6 +489,8 @@ def test_a_million_levels_are_refused(head: bytes) -> None:
 @pytest.mark.parametrize("code", [c for c in range(-128, 128) if not 16 <= c <= 28])
 @pytest.mark.parametrize("payload", [b"", b"\0" * 4, b"\0" * 8, b"\0" * 12, b"x" * 30])
 def test_unknown_extensions_are_refused(code: int, payload: bytes) -> None:
+    if code & 0x3F in range(1, 8) and code > 0 and not payload:
+        return  # the type of a container, where it has its place
     raw = bytes((0xC7, len(payload), code & 0xFF)) + payload
     for doc in (raw, b"\x91" + raw, b"\x92\xc0" + raw, b"\x93\xc7\x00\x05\x01" + raw):
         refused(document(doc))
@@ -610,52 +627,85 @@ def test_an_array_without_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 # --- the host's time and memory ---------------------------------------------------------------
 
 
-def colliding(count: int, bits: int) -> list[int]:
-    """Different hashes that all end in one stretch of the probe cycle of a 2**bits table: each
-    is found by walking the probe sequence backwards from a chosen slot."""
-    mask, word = (1 << bits) - 1, (1 << 64) - 1
-    back = pow(5, -1, 1 << bits)
+def attack(bits: int, run: int, count: int) -> list[int]:
+    """Keys with different hashes that make a table of 2**bits slots quadratic: first fillers, a
+    long stretch of the cycle that probing ends in, then keys that meet only full neighbourhoods on
+    their way there, found five bits (one shift of the perturbation) at a time."""
+    size = 1 << bits
+    full, at = [], 0
+    filled: set[int] = set()
+    while len(filled) < size * 55 // 100:
+        filled.update(range(at, at + run + 1))
+        full.append(at)
+        at = (5 * at + 1) % size
+    stretch = set(full)
+
+    def extend(value: int, known: int, step: int, at: int) -> Iterator[int]:
+        # `value` decides the first `step` probes; `at` is where the last of them looked.
+        if known >= 60:
+            yield value
+            return
+        for more in range(32):
+            wider = value | more << known
+            then = (5 * at + (wider >> 5 * step) + 1) % size
+            if then in stretch:
+                yield from extend(wider, known + 5, step + 1, then)
+
+    # The probe after step k needs the bits from 5k to 5k + bits.
     found: list[int] = []
-    high = 1
-    while len(found) < count:
-        high += 1
-        value = high << bits & word >> 3
-        perturb, path = value, []
-        while perturb:
-            perturb >>= 5
-            path.append(perturb)
-        at = 7
-        for step in reversed(path):
-            at = (at - 1 - step) * back & mask
-        # The low bits take part in every window of perturb, so settle them by iteration.
-        for _ in range(20):
-            perturb, path = value & ~mask | at, []
-            while perturb:
-                perturb >>= 5
-                path.append(perturb)
-            low = 7
-            for step in reversed(path):
-                low = (low - 1 - step) * back & mask
-            if low == at:
-                found.append(value & ~mask | at)
-                break
-            at = low
-    return found
+    starts = [at for at in full if at < size - run - 1]
+    for at in starts:
+        found += itertools.islice(extend(at, bits, 1, at), 40)
+        if len(found) >= count:
+            break
+    return [*sorted(filled & set(range(size))), *found[:count]]
+
+
+@pytest.mark.parametrize(("code", "run"), [(SET, 9), (FROZENSET, 9), (DICT, 0)])
+def test_different_hashes_that_probe_the_same_slots_are_refused(code: int, run: int) -> None:
+    keys = attack(14, run, 300)
+    assert len(set(map(hash, keys))) == len(keys)
+    items = [x for key in keys for x in ((key, 0) if code == DICT else (key,))]
+    assert "collide" in refused(chunked(code, items))
+
+
+def chunked(code: int, items: list[Any]) -> bytes:
+    parts = [items[at : at + 8192] for at in range(0, len(items), 8192)]
+    return packed([ext(code | 0x40), *parts])
 
 
 @pytest.mark.parametrize("code", [SET, FROZENSET, DICT])
 @pytest.mark.parametrize(
     "keys",
     [
-        [i * ((1 << 61) - 1) for i in range(1, 9) for _ in (0,)] * 0
-        + [ext(16, (i * ((1 << 61) - 1)).to_bytes(12, "big")) for i in range(16, 3000)],
-        [ext(25, struct.pack(">iiI", 0, 0, 0))] * 40,
-        [float(i * (1 << 61) - i) for i in range(1, 1)] + colliding(3000, 13),
+        [ext(16, (i * ((1 << 61) - 1)).to_bytes(12, "big")) for i in range(16, 3000)],
+        [ext(16, (i * ((1 << 61) - 1)).to_bytes(12, "big")) for i in range(16, 80)],
     ],
 )
-def test_keys_that_collide_are_refused(code: int, keys: list[Any]) -> None:
+def test_equal_hashes_are_refused(code: int, keys: list[Any]) -> None:
     items = [x for key in keys for x in ((key, 0) if code == DICT else (key,))]
     assert "collide" in refused(packed([ext(code), *items]))
+
+
+@pytest.mark.parametrize("count", [17, 100, 5000, 60000])
+@pytest.mark.parametrize("shift", [0, 30])
+def test_the_replay_of_a_set_is_what_the_interpreter_does(
+    count: int, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: list[list[int | None]] = []
+    replay = _values._replay
+
+    def spy(table: list[int | None], hashes: list[int], run: int) -> int:
+        tables.append(table)
+        return replay(table, hashes, run)
+
+    monkeypatch.setattr(_values, "_replay", spy)
+    keys = [(i * 0x9E3779B97F4A7C15 << shift) % (1 << 61) for i in range(count)]
+    _values._set_jumps(keys)
+    orders = [[value for value in table if value is not None] for table in tables]
+    made = set(keys)
+    assert list(made) in orders
+    assert list(frozenset(made)) in orders
 
 
 def test_a_few_equal_hashes_are_fine() -> None:
@@ -760,8 +810,6 @@ def test_small_values_take_microseconds() -> None:
 
 
 def test_the_two_halves_agree_on_their_limits() -> None:
-    from sandbox import _values
-
     for name in ("MOST_LEVELS", "MOST_ITEMS", "MOST_FRACTION", "MOST_DECIMAL", "MOST_KEY"):
         assert getattr(worker_values, name) == getattr(_values, f"_{name}")
     assert worker_values.CHARGE == _values._CHARGE
