@@ -4,15 +4,12 @@ image, and which host folders are shown where. Pure planning; nothing is mounted
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-import msgpack
 
 from . import _paths
 from ._models import Mount
@@ -73,25 +70,24 @@ class RootPlan:
         )
 
     def targets(self) -> dict[str, bool]:
-        """Every mount the jail will have → whether it is writable. What lies below a host folder
-        that has mounts of its own is not known here, so each of those is looked up."""
+        """Every mount the jail will have → whether it is writable, those below the shown host
+        folders included."""
         found = {"/": False, "/proc": False, "/tmp": True, "/work": True, "/dev/shm": True}
+        below = _host_mounts()
         for source, target, options in self.binds:
             found["/" + target] = "ro" not in options
-            if not source.startswith("image:"):
-                for inner in _mounts_below(source):
-                    found[f"/{target}{inner}"] = "ro" not in options
+            for mount in below if not source.startswith("image:") else ():
+                if mount != source and _inside(mount, source):
+                    found[f"/{target}{mount.removeprefix(source)}"] = "ro" not in options
         return found
 
     def as_request(self) -> dict[str, object]:
-        body: dict[str, object] = {
+        return {
             "directories": list(self.directories),
             "links": self.links,
             "files": self.files,
             "binds": self.binds,
         }
-        packed: bytes = msgpack.packb(body)
-        return {"key": hashlib.sha256(packed).hexdigest(), **body}
 
 
 def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
@@ -260,14 +256,11 @@ def _check_readable(path: str) -> None:
         )
 
 
-def _mounts_below(source: str) -> list[str]:
-    found = []
-    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        for line in file:
-            target = line.split()[4].encode().decode("unicode_escape")
-            if target != source and _inside(target, source):
-                found.append(target.removeprefix(source.rstrip("/")))
-    return found
+def _host_mounts() -> list[str]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        return [
+            os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1")) for line in file
+        ]
 
 
 def _inside(path: str, folder: str) -> bool:

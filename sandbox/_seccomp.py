@@ -129,7 +129,7 @@ def _first(seccomp: ModuleType, policy: Policy, machine: str) -> bytes:
             program.add(seccomp.ALLOW, call, ways)
         elif answer == "violation":
             program.add(seccomp.NOTIFY, call)
-        elif answer == MISS:
+        elif answer != MISS:
             program.add(seccomp.ERRNO(_number(answer)), call)
     return program.export()
 

@@ -161,8 +161,8 @@ class _Space:
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
     """One for each call, so threads share nothing.
 
-    A function may be reached again from its own closure before it is made, and a cached function from
-    its globals. The pickler then writes it twice and keeps one (CPython issue 12687).
+    A function may be reached again from its own closure before it is made, a cached function from
+    its globals. The pickler then writes it twice, and one of them is kept (CPython issue 12687).
     """
 
     # The process's own table, which the C pickler reads fast; cloudpickle's stands in _REDUCERS.
@@ -324,7 +324,8 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _reduce_cell(self, cell: types.CellType) -> Any:
         try:
-            return make_cell, (), cell.cell_contents, None, None, fill_cell
+            # In a tuple: None would mean that there is nothing to fill in.
+            return make_cell, (), (cell.cell_contents,), None, None, fill_cell
         except ValueError:  # of a variable that is not bound yet
             return make_cell, ()
 

@@ -81,8 +81,8 @@ def make_cell() -> Any:
     return _CELL()
 
 
-def fill_cell(cell: CellType, value: Any) -> None:
-    cell.cell_contents = value
+def fill_cell(cell: CellType, state: tuple[Any]) -> None:
+    (cell.cell_contents,) = state
 
 
 def make_function(

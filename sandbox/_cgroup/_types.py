@@ -79,7 +79,8 @@ class Counters:
         throttled_time: time the call's tasks waited for their quota.
         memory_peak: highest charge of the call's group.
         oom_kills: processes of the call that the OOM killer ended, whatever group ran out.
-        oom_at_own_limit: allocations that failed at the limit of the call's own group.
+        oom_at_own_limit: OOMs at the limit of the call's own group; on v1 0 or 1: whether the
+            charge had come up to that limit (its failure counters do not tell, see `_v1_parts`).
         oom_at_jail_limit: the same at the limit of the jail's group.
         pids_refused: forks refused by the limit on processes.
         pids_peak: highest number of tasks at once (kernel 6.1 and later).

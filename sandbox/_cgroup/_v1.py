@@ -64,6 +64,8 @@ class Slot:
 
     def leaf(self) -> Leaf:
         """A leaf that no call is using."""
+        if len(self._idle) == len(self.leaves):
+            self.jail.memory.restart()
         if self._idle:
             return self._idle.pop()
         self._made += 1
@@ -178,7 +180,6 @@ class Call:
         self._slot = slot
         self._stock = stock
         self._leaf = leaf
-        self._jail_failures = slot.jail.memory.failures()
         self._finished = False
 
     @property
@@ -201,8 +202,7 @@ class Call:
         counters = self._leaf.counters()
         if not counters.oom_kills:
             return counters
-        at_jail = self._slot.jail.memory.failures() - self._jail_failures
-        return replace(counters, oom_at_jail_limit=at_jail)
+        return replace(counters, oom_at_jail_limit=int(self._slot.jail.memory.full()))
 
     def finish(self) -> None:
         if not self._finished:

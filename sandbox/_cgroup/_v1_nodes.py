@@ -13,9 +13,6 @@ from ._remove import rmdir
 from ._types import NOISE, Caps, Counters
 from ._v1_parts import Cpu, Cpuacct, Memory, Pids
 
-# A charge can fail this far below the cap: one huge page, or a batch of pages for each CPU.
-_NEAR = 4 << 20
-
 
 class Node:
     """The same group in every hierarchy (some of which may be mounted together)."""
@@ -98,8 +95,7 @@ class Leaf(Node):
             throttled_time=now.throttled_time - then.throttled_time,
             memory_peak=self.memory.peak(),
             oom_kills=kills,
-            # `renew` lets no group live on in which a charge has failed: this started at 0.
-            oom_at_own_limit=self.memory.failures() if kills else 0,
+            oom_at_own_limit=int(kills > 0 and self.memory.full()),
             oom_at_jail_limit=0,
             pids_refused=now.pids_refused - then.pids_refused,
             pids_peak=self.pids.peak(),
@@ -110,8 +106,7 @@ class Leaf(Node):
         if self.pids.current():
             return False
         stale = []
-        cap = self.memory.cap
-        if self.memory.usage() > NOISE or (cap and self.memory.peak() > cap - _NEAR):
+        if self.memory.usage() > NOISE:
             stale.append(self.by["memory"])
         if (self.pids.peak() or 0) > 1 and self.by["pids"] not in stale:
             stale.append(self.by["pids"])

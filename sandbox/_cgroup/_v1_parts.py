@@ -11,7 +11,7 @@ import os
 
 from .._errors import SetupError
 from ._files import Folder, field, number
-from ._types import CPU_PERIOD
+from ._types import CPU_PERIOD, NOISE
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -21,8 +21,7 @@ _UNKNOWN = -2
 
 class Memory:
     """memory.*: bytes and the OOM killer. With swap accounting (memory.memsw.*) the sum of memory
-    and swap is capped too; for closed swap both caps are the same, and a failing charge then
-    counts in memory.memsw.failcnt while memory.failcnt stays 0."""
+    and swap is capped too; for closed swap both caps are the same."""
 
     def __init__(self, folder: Folder, swap_counted: bool) -> None:
         self._folder = folder
@@ -59,11 +58,6 @@ class Memory:
             self._folder.write("cgroup.event_control", f"{self._event} {control}")
         return self._event
 
-    @property
-    def cap(self) -> int | None:
-        """The cap last written."""
-        return self._set[0]
-
     def shown(self) -> tuple[int | None, int | None]:
         """(memory, swap) caps as the kernel shows them."""
         memory = number(self._folder.read_kept("memory.limit_in_bytes"))
@@ -86,10 +80,12 @@ class Memory:
     def kills(self) -> int:
         return field(self._folder.read_kept("memory.oom_control"), "oom_kill")
 
-    def failures(self) -> int:
-        """Charges that hit a cap of this very group, even if reclaim then made room."""
-        names = ["memory.failcnt", *(["memory.memsw.failcnt"] if self._swap_counted else [])]
-        return sum(int(self._folder.read_kept(name)) for name in names)
+    def full(self) -> bool:
+        """Whether the charge came up to the cap since `restart`. (The failure counters do not
+        tell: since 6.15 or so memory.memsw.failcnt stays 0, and with swap closed it is that cap
+        which is hit first.)"""
+        cap = self._set[0]
+        return cap is not None and self.peak() >= cap - NOISE
 
     def restart(self) -> None:
         """Forget the last call's peak and notification."""

@@ -77,6 +77,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--get and --out go together")
     if not all("=" in variable for variable in options.env):
         parser.error("--env takes NAME=VALUE")
+    for folder in (options.repo, *options.show):
+        if not folder.is_dir():
+            parser.error(f"{folder} is not a folder")
     return options
 
 

@@ -30,7 +30,6 @@ from hypothesis.extra import numpy as nps
 
 from sandbox import _values
 from sandbox._values import ValueRejected, decode_value
-from worker import values as worker_values
 from worker.values import TooLarge, Unfit, encode_value
 
 CAP = 1 << 26
@@ -78,20 +77,25 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return same(list(a), list(b)) and same(list(a.values()), list(b.values()))
     if isinstance(a, (set, frozenset)):
-        rest = list(b)
-        for item in a:
-            match = next((i for i, other in enumerate(rest) if same(item, other)), None)
-            if match is None:
-                return False
-            del rest[match]
-        return not rest
-    if isinstance(a, np.ndarray):
+        return same_members(a, list(b))
+    return bool(same_scalar(a, b))
+
+
+def same_members(a: Any, rest: list[Any]) -> bool:
+    for item in a:
+        match = next((i for i, other in enumerate(rest) if same(item, other)), None)
+        if match is None:
+            return False
+        del rest[match]
+    return not rest
+
+
+def same_scalar(a: Any, b: Any) -> Any:
+    if isinstance(a, (np.ndarray, np.generic)):
         alike = a.dtype == b.dtype and a.shape == b.shape
-        return bool(alike and (a.tobytes() == b.tobytes() or np.array_equal(a, b, equal_nan=True)))
-    if isinstance(a, np.generic):
-        return bool(a.dtype == b.dtype and (a.tobytes() == b.tobytes() or a == b))
+        return alike and (a.tobytes() == b.tobytes() or np.array_equal(a, b, equal_nan=True))
     if isinstance(a, complex):
-        return same(a.real, b.real) and same(a.imag, b.imag)
+        return struct.pack(">dd", a.real, a.imag) == struct.pack(">dd", b.real, b.imag)
     if isinstance(a, float):
         return struct.pack(">d", a) == struct.pack(">d", b)
     if isinstance(a, Decimal):
@@ -100,7 +104,7 @@ def same(a: Any, b: Any) -> bool:
         if a.tzinfo is not None and a.tzinfo.__reduce__() != b.tzinfo.__reduce__():
             return False
         return a.replace(tzinfo=None) == b.replace(tzinfo=None) and a.fold == b.fold
-    return bool(a == b)
+    return a == b
 
 
 # --- what travels -----------------------------------------------------------------------------
@@ -183,9 +187,19 @@ def test_every_numeric_dtype_travels(code: str, order: str) -> None:
 
 @pytest.mark.parametrize(
     "scalar",
-    [np.str_(""), np.str_("aé\ud800"), np.bytes_(b""), np.bytes_(b"ab"), np.datetime64("NaT")]
-    + [np.datetime64("2020-02-28", "ns"), np.timedelta64(3, "W")]
-    + [np.longlong(3), np.ulonglong(4), np.longdouble(1) / 3, np.longdouble(np.inf)],
+    [
+        np.str_(""),
+        np.str_("aé\ud800"),
+        np.bytes_(b""),
+        np.bytes_(b"ab"),
+        np.datetime64("NaT"),
+        np.datetime64("2020-02-28", "ns"),
+        np.timedelta64(3, "W"),
+        np.longlong(3),
+        np.ulonglong(4),
+        np.longdouble(1) / 3,
+        np.longdouble(np.inf),
+    ],
 )
 def test_a_numpy_scalar_travels(scalar: Any) -> None:
     back: Any = travel(scalar)
@@ -241,6 +255,7 @@ def test_long_bytes_are_borrowed_not_copied() -> None:
 class Colour(enum.Enum):
     RED = "red"
     BOX = (1, [2])
+    FUNCTION = (print,)
 
 
 class Number(enum.IntEnum):
@@ -305,7 +320,7 @@ class Odd(metaclass=Meta):
     [
         (ListChild(), "ListChild", "a subclass of list does not travel: return list(...) instead"),
         (collections.OrderedDict(), "collections.OrderedDict", "return dict(...)"),
-        (collections.namedtuple("P", "x")(1), "P", "return tuple(...)"),
+        (time.gmtime(0), "time.struct_time", "return tuple(...)"),
         (bytearray(b"x"), "bytearray", "return bytes(...)"),
         (memoryview(b"x"), "memoryview", "return bytes(...)"),
         (print, "builtin_function_or_method", "not a type that travels"),
@@ -353,9 +368,7 @@ def nest(levels: int, inner: Any) -> Any:
 
 
 def test_a_member_of_an_enum_names_its_value() -> None:
-    made: Any = enum.Enum("made", {"A": print})  # type: ignore[misc]
-    made = enum.Enum("made", {"A": (print,)})  # type: ignore[misc]
-    assert unfit([made.A])[0] == "result[0].value[0]"
+    assert unfit([Colour.FUNCTION])[0] == "result[0].value[0]"
 
 
 def test_cycles_are_refused() -> None:
@@ -628,37 +641,39 @@ def test_an_array_without_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def attack(bits: int, run: int, count: int) -> list[int]:
-    """Keys with different hashes that make a table of 2**bits slots quadratic: first fillers, a
-    long stretch of the cycle that probing ends in, then keys that meet only full neighbourhoods on
-    their way there, found five bits (one shift of the perturbation) at a time."""
+    """Keys with different hashes that make a table of 2**bits slots quadratic. First fillers: a
+    block of slots to probe in vain, and a stretch of the cycle that all probing ends in. Then keys
+    that look only at full neighbourhoods until they enter the stretch, found five bits (one shift
+    of the perturbation) at a time."""
     size = 1 << bits
-    full, at = [], 0
-    filled: set[int] = set()
+    filled, stretch, at = set(range(size // 4)), set(), size // 4
     while len(filled) < size * 55 // 100:
-        filled.update(range(at, at + run + 1))
-        full.append(at)
+        filled.update(range(at, min(at + run + 1, size)))
+        if len(filled) < size * 40 // 100:
+            stretch.add(at)
         at = (5 * at + 1) % size
-    stretch = set(full)
+    full = [at for at in range(size - run) if filled.issuperset(range(at, at + run + 1))]
+    blocked = set(full)
 
     def extend(value: int, known: int, step: int, at: int) -> Iterator[int]:
-        # `value` decides the first `step` probes; `at` is where the last of them looked.
-        if known >= 60:
-            yield value
+        # The first `step` probes are settled by the `known` low bits; the last looked at `at`.
+        if known >= 60 and value >> 5 * (step - 1) == 0:
+            if at in stretch:
+                yield value
             return
-        for more in range(32):
+        for more in range(32) if known < 60 else (0,):
             wider = value | more << known
             then = (5 * at + (wider >> 5 * step) + 1) % size
-            if then in stretch:
+            if then in blocked:
                 yield from extend(wider, known + 5, step + 1, then)
 
-    # The probe after step k needs the bits from 5k to 5k + bits.
-    found: list[int] = []
-    starts = [at for at in full if at < size - run - 1]
-    for at in starts:
-        found += itertools.islice(extend(at, bits, 1, at), 40)
+    found: set[int] = set()
+    for start in full:
+        found.update(itertools.islice(extend(start, bits, 1, start), 100))
+        found -= filled
         if len(found) >= count:
             break
-    return [*sorted(filled & set(range(size))), *found[:count]]
+    return [*sorted(filled), *sorted(found)[:count]]
 
 
 @pytest.mark.parametrize(("code", "run"), [(SET, 9), (FROZENSET, 9), (DICT, 0)])
@@ -740,7 +755,7 @@ def test_honest_regular_keys_are_not_mistaken_for_an_attack(shift: int) -> None:
 def test_honest_keys_of_every_kind_travel(keys: list[Any]) -> None:
     back: Any = travel(dict.fromkeys(keys))
     assert same(list(back), keys)
-    assert len(travel(set(keys))) == len(keys)  # type: ignore[arg-type]
+    assert same(travel(set(keys)), set(keys))
 
 
 def test_long_numbers_in_keys_are_refused() -> None:
@@ -754,9 +769,19 @@ def test_long_numbers_in_keys_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "item",
-    [b"\x90", b"\x91\xc7\x00\x03", b"\x91\xc7\x00\x05", b"\x93\xc7\x00\x05\x00\x00"]
-    + [b"\x92\xc7\x00\x02\x00", b"\xa2ab", b"\xd4\x135", b"\xcb" + b"\1" * 8, b"\xc0"]
-    + [b"\xc7\x10\x15" + bytes(16), b"\x92\xc7\x00\x03\x01"],
+    [
+        b"\x90",
+        b"\x91\xc7\x00\x03",
+        b"\x92\xc7\x00\x03\x01",
+        b"\x91\xc7\x00\x05",
+        b"\x93\xc7\x00\x05\x00\x00",
+        b"\x92\xc7\x00\x02\x00",
+        b"\xa2ab",
+        b"\xd4\x135",
+        b"\xcb" + b"\1" * 8,
+        b"\xc7\x10\x15" + bytes(16),
+        b"\xc0",
+    ],
 )
 def test_memory_stays_in_proportion_to_the_cap(item: bytes) -> None:
     cap = 1 << 20
@@ -807,9 +832,3 @@ def test_small_values_take_microseconds() -> None:
             travel(value)
         best = min(best, (time.process_time() - started) / 200)
     assert best < 1e-3  # some 15 µs here; the margin is for slow machines
-
-
-def test_the_two_halves_agree_on_their_limits() -> None:
-    for name in ("MOST_LEVELS", "MOST_ITEMS", "MOST_FRACTION", "MOST_DECIMAL", "MOST_KEY"):
-        assert getattr(worker_values, name) == getattr(_values, f"_{name}")
-    assert worker_values.CHARGE == _values._CHARGE
