@@ -7,20 +7,20 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from . import _transfer
+from ._blueprint import DRAWINGS, root_for
 from ._errors import ClosedError
-from ._jail import Jail, Plan
+from ._jail import Jail
 from ._launcher import Profile
 from ._layers import check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
 from ._policy import Policy, load_policy
 from ._raising import exception_for
-from ._root import plan_root
 from ._runtime import RUNTIME
-from ._seccomp import compile_filters
 from ._supervisor import Supervisor, drive
 from ._visible import Visible, own_paths
 
@@ -83,7 +83,7 @@ class Sandbox:
         self._profile = Profile(tuple(preload), self._visible.sys_path)
         visible = (*self._visible.paths, *_late_imports())
         self._mounts = tuple(_checked_mounts(mounts))
-        self._root = plan_root(tuple(dict.fromkeys(visible)), self._mounts)
+        self._root = root_for(tuple(dict.fromkeys(visible)), self._mounts)
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._calls = 0
@@ -202,22 +202,12 @@ class Sandbox:
         layers = choose_layers(
             launcher.facts, self._waived, mdwe=self._policy.mdwe, no_cgroup=no_cgroup
         )
-        filters = compile_filters(self._policy)
-        request = {
-            "root": self._root.as_request(),
-            "namespaces": sorted(layers.namespaces),
-            "layers": layers.names,
-            "first_filter": filters.first,
-            "last_filter": filters.last,
-            "landlock": [launcher.facts["landlock"], _landlock_rules(self._policy, self._mounts)],
-            "scratch": [_scratch(self._limits), False],
-        }
-        plan = Plan(
-            request, layers.namespaces, self._root.targets(), layers.missing, layers.unobserved
+        blueprint = DRAWINGS.get(
+            self._policy, self._root, self._limits, layers, launcher.facts["landlock"]
         )
         group = groups.jail(self._limits) if groups else None
         try:
-            return Jail(launcher, plan, group, RUNTIME.lease())
+            return Jail(launcher, blueprint, group, RUNTIME.lease())
         except BaseException:
             if group is not None:
                 group.close()
@@ -249,21 +239,7 @@ def _bury(jail: Jail) -> None:
     RUNTIME.reaper.bury(jail)
 
 
-def _scratch(limits: Limits) -> dict[str, str]:
-    return {"size": str(limits.disk), "nr_inodes": str(limits.inodes), "mode": "0755"}
-
-
-def _landlock_rules(policy: Policy, mounts: Sequence[Mount]) -> list[tuple[str, str]]:
-    writable = [os.fspath(mount.target) for mount in mounts if mount.writable]
-    rules = []
-    for path, right in policy.landlock:
-        if path == "@mounts":
-            rules += [(target, right) for target in writable]
-        else:
-            rules.append((path, right))
-    return rules
-
-
+@cache
 def _late_imports() -> tuple[str, ...]:
     """What init may import inside the jail: cloudpickle's folder."""
     folders = [os.path.join(path, "cloudpickle") for path in own_paths()]

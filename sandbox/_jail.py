@@ -9,10 +9,10 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _channel, _observe
+from ._blueprint import Blueprint
 from ._errors import InternalError, SandboxError, SetupError, Unsupported
 from ._launcher import Launcher, userns_remedy
 
@@ -24,30 +24,24 @@ if TYPE_CHECKING:
 _START_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything about a jail that is decided before it is asked for."""
-
-    request: Mapping[str, Any]
-    namespaces: frozenset[str]
-    targets: Mapping[str, bool]
-    missing: Mapping[str, str]
-    unobserved: tuple[str, ...]
-
-
 class Jail:
     """A living jail. `close` kills it and hands what is left to the reaper."""
 
     def __init__(
-        self, launcher: Launcher, plan: Plan, group: JailGroup | None, lease: IdLease | None
+        self,
+        launcher: Launcher,
+        blueprint: Blueprint,
+        group: JailGroup | None,
+        lease: IdLease | None,
     ) -> None:
-        self.plan = plan
+        self.blueprint = blueprint
         self.launcher = launcher
         self.group = group
         self.lease = lease
         self.broken = False
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
+        self._outside = (self.uid, self.uid if lease else os.getegid())
         self.control, theirs = _channel.pair()
         try:
             with theirs:
@@ -58,11 +52,8 @@ class Jail:
             raise
 
     def _ask(self, theirs: socket.socket) -> None:
-        gid = self.uid if self.lease else os.getegid()
         procs = self.group.init_fds() if self.group else []
-        request = {**self.plan.request, "outside": [self.uid, gid]}
-        self.launcher.request(request, [theirs.fileno(), *procs])
-        self._outside = (self.uid, gid)
+        self.launcher.request(self.blueprint, self._outside, [theirs.fileno(), *procs])
 
     def _meet(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -70,11 +61,11 @@ class Jail:
         self.pid: int = pid
         _, (self.listener, self.scratch) = self._expect("barrier", 0, 2, deadline)
         self.seen = _observe.observe_jail(
-            self.pid, self.plan.namespaces, self._outside, self.plan.targets
+            self.pid, self.blueprint.layers.namespaces, self._outside, self.blueprint.targets
         )
         self.limits = self.group.read_back() if self.group else {}
+        # Not waited for: init takes messages in order, so the first call cannot overtake it.
         self._send(["go"])
-        self._expect("ready", 0, 0, deadline)
 
     def _expect(
         self, kind: str, fields: int, descriptors: int, deadline: float

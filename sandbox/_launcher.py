@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import _channel, _paths, _root
+from ._blueprint import Blueprint
 from ._errors import InternalError, SetupError, Unsupported
 from ._visible import own_paths
 
@@ -24,6 +25,8 @@ _ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 _START_SECONDS = 60.0
+# Blueprints (and the roots built from them) that a launcher keeps.
+_MOST_KNOWN = 32
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Launcher:
 
     def __init__(self, profile: Profile, groups: Sequence[str]) -> None:
         self.owner = os.getpid()
+        self._knows: dict[str, None] = {}
+        self._lock = threading.Lock()
         ours, theirs = _channel.pair()
         try:
             self._process = _spawn(theirs)
@@ -98,12 +103,24 @@ class Launcher:
             return False
         return not select.select([self.pidfd], [], [], 0)[0]
 
-    def request(self, message: object, descriptors: Sequence[int]) -> None:
-        """Ask for a jail. One message is one packet, so that threads need no lock here."""
-        try:
-            _channel.send(self.socket, ["jail", message], descriptors)
-        except _channel.ChannelLost:
-            raise InternalError("the launcher ended; the next call starts a new one") from None
+    def request(
+        self, blueprint: Blueprint, outside: tuple[int, int], descriptors: Sequence[int]
+    ) -> None:
+        """Ask for a jail. A blueprint crosses once; the launcher keeps the latest `_MOST_KNOWN`."""
+        key = blueprint.key
+        with self._lock:
+            message: dict[str, object] = {"key": key, "outside": outside, "forget": []}
+            if key not in self._knows:
+                message["blueprint"] = blueprint.content
+                if len(self._knows) >= _MOST_KNOWN:
+                    oldest = next(iter(self._knows))
+                    del self._knows[oldest]
+                    message["forget"] = [oldest]
+            try:
+                _channel.send(self.socket, ["jail", message], descriptors)
+            except _channel.ChannelLost:
+                raise InternalError("the launcher ended; the next call starts a new one") from None
+            self._knows[key] = None
 
     def close(self) -> None:
         """End the launcher: it ends its jails first. Waits for it, unless it is a parent's."""

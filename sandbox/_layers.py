@@ -16,18 +16,19 @@ WAIVABLE = frozenset({"cgroup", "landlock", "mdwe", "time_namespace"})
 # Taken where the kernel has them; their absence is recorded, not refused.
 _WHERE_AVAILABLE = {
     "mdwe": "PR_SET_MDWE needs Linux 6.3",
-    "time_namespace": "time namespaces need Linux 5.6 with CONFIG_TIME_NS",
+    "time_namespace": "time namespaces need Linux 5.6, built with CONFIG_TIME_NS",
 }
 NAMESPACES = frozenset({"user", "pid", "mount", "net", "ipc", "uts", "cgroup"})
 
 
 @dataclass(frozen=True)
 class Layers:
-    """`names` is what the set-up is asked to apply; `missing` is layer → why it is not in force."""
+    """`names` is what the set-up is asked to apply; `missing` holds pairs of a layer and why it
+    is not in force."""
 
     names: tuple[str, ...]
     namespaces: frozenset[str]
-    missing: Mapping[str, str]
+    missing: tuple[tuple[str, str], ...]
     unobserved: tuple[str, ...]
 
 
@@ -73,6 +74,5 @@ def choose_layers(
         missing["cgroup"] = no_cgroup
     namespaces = NAMESPACES | ({"time"} if "time_namespace" in names else set())
     unobserved = tuple(name for name in ("landlock", "mdwe") if name in names)
-    return Layers(
-        tuple(names), namespaces, missing, (*unobserved, "securebits", "session_keyring")
-    )
+    unobserved += ("securebits", "session_keyring")
+    return Layers(tuple(names), namespaces, tuple(missing.items()), unobserved)

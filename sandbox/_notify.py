@@ -10,13 +10,11 @@ import fcntl
 import struct
 
 from ._models import Violation
-from ._seccomp import syscall_name
+from ._seccomp import arch_name, syscall_name
 
 # struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, ip, args[6].
 _NOTIF = struct.Struct("=QIIiIQ6Q")
 _SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
-
-_ARCHES = {0xC000003E: "x86_64", 0x40000003: "i386", 0xC00000B7: "aarch64", 0x40000028: "arm"}
 
 
 def receive(listener: int) -> Violation | None:
@@ -28,4 +26,4 @@ def receive(listener: int) -> Violation | None:
         return None
     _, _, _, number, arch, _, *args = _NOTIF.unpack(buffer)
     name = syscall_name(arch, number)
-    return Violation(name, number, _ARCHES.get(arch, hex(arch)), tuple(args))
+    return Violation(name, number, arch_name(arch, number), tuple(args))

@@ -41,12 +41,17 @@ _RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/work", "/etc", "/usr", *(f"/{s}"
 
 @dataclass
 class RootPlan:
-    """The description of one root; `as_request` is what crosses to the launcher."""
+    """The description of one root. `request` is what crosses to the launcher; `interpreter` and
+    `writable` are the places inside that a policy calls @interpreter and @mounts."""
 
     directories: dict[str, None] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
     files: list[tuple[str, bytes]] = field(default_factory=list)
     binds: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    interpreter: list[str] = field(default_factory=list)
+    writable: list[str] = field(default_factory=list)
+    identities: list[tuple[int, int]] = field(default_factory=list)
+    request: dict[str, object] = field(default_factory=dict)
 
     def folder(self, path: str) -> None:
         parts = path.strip("/").split("/")
@@ -81,13 +86,17 @@ class RootPlan:
                     found[f"/{target}{mount.removeprefix(source)}"] = "ro" not in options
         return found
 
-    def as_request(self) -> dict[str, object]:
-        return {
+    def finish(self) -> RootPlan:
+        """Fix what crosses. The identity of what callers mount is part of it: a folder made anew
+        under an old name is another root."""
+        self.request = {
             "directories": list(self.directories),
             "links": self.links,
             "files": self.files,
             "binds": self.binds,
+            "identities": self.identities,
         }
+        return self
 
 
 def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
@@ -113,7 +122,7 @@ def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
     for device in _DEVICES:
         plan.files.append((f"dev/{device}", b""))
         plan.binds.append((f"/dev/{device}", f"dev/{device}", _DEVICE))
-    return plan
+    return plan.finish()
 
 
 def _show_system(plan: RootPlan) -> None:
@@ -137,9 +146,11 @@ def interpreter() -> str:
 
 def _show_interpreter(plan: RootPlan) -> None:
     prefixes = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(sysconfig.get_path("stdlib"))}
+    plan.interpreter += ["/usr", *(f"/{name}" for name in _SYSTEM if os.path.isdir(f"/{name}"))]
     for path in sorted(prefixes | {os.path.realpath(p) for p in prefixes}):
         if not plan.shows(path):
             _check_readable(path)
+            plan.interpreter.append(path)
             plan.folder(path)
             plan.binds.append((path, path.strip("/"), _READ_ONLY))
 
@@ -221,6 +232,10 @@ def _add_mount(plan: RootPlan, mount: Mount) -> None:
     kind = _source_kind(source)
     _check_readable(source)
     plan.mount_point(target, is_folder=kind == stat.S_IFDIR)
+    status = os.stat(source)
+    plan.identities.append((status.st_dev, status.st_ino))
+    if mount.writable:
+        plan.writable.append(target)
     options = _WRITABLE if mount.writable else _READ_ONLY
     plan.binds.append((os.path.realpath(source), target.strip("/"), options))
 

@@ -432,7 +432,7 @@ class Supervisor:
         )
 
     def _isolation(self) -> Isolation:
-        seen, plan = self._jail.seen, self._jail.plan
+        seen, layers = self._jail.seen, self._jail.blueprint.layers
         limits = {f"jail.{name}": value for name, value in self._jail.limits.items()}
         if self._group is not None:
             limits |= {f"call.{name}": value for name, value in self._group.read_back().items()}
@@ -442,8 +442,8 @@ class Supervisor:
             worker={**self._worker, **seen.id_maps},
             root=seen.mounts,
             limits=limits,
-            missing=plan.missing,
-            unobserved=plan.unobserved,
+            missing=dict(layers.missing),
+            unobserved=layers.unobserved,
         )
 
     def release(self) -> None:

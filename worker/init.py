@@ -47,7 +47,6 @@ def _confine(jail: Jail, control: socket.socket) -> None:
     os.close(jail.scratch)
     channel.receive(control)
     process.set_dumpable(False)
-    channel.send(control, ["ready"])
 
 
 def _serve(jail: Jail, control: socket.socket) -> None:

@@ -100,6 +100,7 @@ class _Launcher:
         self._groups = groups
         self._jails: dict[int, int] = {}
         self._templates = root.Templates()
+        self._blueprints: dict[str, dict[str, object]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._poll.register(host, select.POLLIN)
@@ -127,11 +128,12 @@ class _Launcher:
         tree = -1
         step = "prepare_root"
         try:
-            tree = self._templates.copy(request["root"])  # type: ignore[arg-type]
+            blueprint = self._blueprint(request)
+            tree = self._templates.copy(request["key"], blueprint["root"])  # type: ignore[arg-type]
             step = "clone_namespaces"
-            pid, pidfd, mapped = self._clone(request, jail, tree, descriptors[1:])
+            pid, pidfd, mapped = self._clone(blueprint, jail, tree, descriptors[1:])
             step = "write_id_maps"
-            self._map(request, jail, (pid, pidfd), mapped)
+            self._map(request["outside"], jail, (pid, pidfd), mapped)  # type: ignore[arg-type]
         except OSError as error:
             detail = str(error.filename or "")
             channel.send(jail, ["failed", step, error.errno or 0, detail])
@@ -141,11 +143,21 @@ class _Launcher:
                 if descriptor >= 0:
                     os.close(descriptor)
 
+    def _blueprint(self, request: dict[str, object]) -> dict[str, object]:
+        """Sent once, then named by its key; the host says which to forget."""
+        for old in request["forget"]:  # type: ignore[attr-defined]
+            self._blueprints.pop(old, None)
+            self._templates.drop(old)
+        key: str = request["key"]  # type: ignore[assignment]
+        if "blueprint" in request:
+            self._blueprints[key] = request["blueprint"]  # type: ignore[assignment]
+        return self._blueprints[key]
+
     def _clone(
-        self, request: dict[str, object], jail: socket.socket, tree: int, procs: list[int]
+        self, blueprint: dict[str, object], jail: socket.socket, tree: int, procs: list[int]
     ) -> tuple[int, int, int]:
         flags = 0
-        for name in request["namespaces"]:  # type: ignore[attr-defined]
+        for name in blueprint["namespaces"]:  # type: ignore[attr-defined]
             flags |= _NAMESPACES.get(name, 0)
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         try:
@@ -155,19 +167,18 @@ class _Launcher:
             os.close(ours)
             raise
         if pid == 0:
-            init.main(request, jail, tree, procs, mapped=theirs)
+            init.main(blueprint, jail, tree, procs, mapped=theirs)
         os.close(theirs)
         self._jails[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         return pid, pidfd, ours
 
     def _map(
-        self, request: dict[str, object], jail: socket.socket, born: tuple[int, int], mapped: int
+        self, outside: list[int], jail: socket.socket, born: tuple[int, int], mapped: int
     ) -> None:
         pid, pidfd = born
         try:
             channel.send(jail, ["born", pid], (pidfd,))
-            outside: list[int] = request["outside"]  # type: ignore[assignment]
             namespaces.write_id_maps(pid, INSIDE, (outside[0], outside[1]))
             os.write(mapped, b"m")
         finally:

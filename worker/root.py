@@ -10,8 +10,6 @@ import os
 
 from .kernel import mounts
 
-_MOST_TEMPLATES = 16
-
 
 class Templates:
     """The roots this launcher has built, each below a folder of one small tmpfs of its own.
@@ -28,12 +26,9 @@ class Templates:
         self._built: dict[str, tuple[str, int]] = {}
         self._count = 0
 
-    def copy(self, spec: dict[str, object]) -> int:
+    def copy(self, key: str, spec: dict[str, object]) -> int:
         """A detached copy of the root that `spec` describes, for one jail to attach."""
-        key: str = spec["key"]  # type: ignore[assignment]
         if key not in self._built:
-            if len(self._built) >= _MOST_TEMPLATES:
-                self._drop(next(iter(self._built)))
             self._built[key] = self._build(spec)
         return mounts.clone_tree(self._built[key][1], "")
 
@@ -75,8 +70,10 @@ class Templates:
         mounts.attach(overlay, self._stage, f"{name}/root")
         return overlay
 
-    def _drop(self, key: str) -> None:
-        self._discard(*self._built.pop(key))
+    def drop(self, key: str) -> None:
+        """Take a template apart; jails have copies of their own."""
+        if key in self._built:
+            self._discard(*self._built.pop(key))
 
     def _discard(self, name: str, overlay: int) -> None:
         if overlay >= 0:

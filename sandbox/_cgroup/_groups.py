@@ -7,7 +7,6 @@ import resource
 from itertools import count
 from threading import Lock
 from typing import NoReturn
-from weakref import WeakSet
 
 from .._errors import ClosedError, Unsupported
 from .._models import Limits
@@ -49,7 +48,7 @@ class Groups:
         self._lock = Lock()
         self._numbers = count(1)
         self._late: list[JailGroup] = []
-        self._jails: WeakSet[JailGroup] = WeakSet()
+        self._jails: set[JailGroup] = set()
         self._spare: list[_v1.Slot] = []
         self._open_slots = 0
         self._closed = False
@@ -98,7 +97,8 @@ class Groups:
             jail: JailGroup = _v2.Jail(place, caps, self, self._swap_counted)
         else:
             jail = self._jail_v1(caps)
-        self._jails.add(jail)
+        with self._lock:
+            self._jails.add(jail)
         return jail
 
     def sweep(self) -> list[str]:
@@ -113,9 +113,7 @@ class Groups:
             if self._closed or os.getpid() != self._owner.pid:
                 return
             self._closed = True
-            spare, self._spare = self._spare, []
-        for slot in spare:
-            slot.removal().step()
+        self._close_descriptors()
         removal = Removal(self.top_dirs)
         removal.run(_SWEEP_TIME)
         removal.close()
@@ -125,10 +123,18 @@ class Groups:
     def forget(self) -> None:
         """In a forked child: close its copies of the parent's descriptors, touch nothing else."""
         self._closed = True
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         for jail in self._jails:
             jail.let_go()
         for slot in self._spare:
             slot.close()
+
+    def closed(self, jail: JailGroup) -> None:
+        """A jail has closed."""
+        with self._lock:
+            self._jails.discard(jail)
 
     def defer(self, jail: JailGroup) -> None:
         """Try again with later jails to close one that took too long."""

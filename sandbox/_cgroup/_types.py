@@ -161,5 +161,8 @@ class JailGroup(Protocol):
 class Home(Protocol):
     """What a jail's group asks of `Groups` when it closes."""
 
+    def closed(self, jail: JailGroup) -> None:
+        """Nothing is left of it."""
+
     def defer(self, jail: JailGroup) -> None:
         """Try again later to close it."""

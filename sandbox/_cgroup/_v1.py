@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from .._errors import SetupError
 from ._detect import Hierarchy
 from ._files import Folder
 from ._kill import Killing
@@ -19,7 +20,7 @@ class Stock(Home, Protocol):
     """Where used sets of directories go."""
 
     def take_back(self, slot: Slot, clean: bool) -> bool:
-        """A jail has closed. True if its directories are kept for another one; those that are not
+        """A jail needs these no more. True if they are kept for another one; those that are not
         clean never are."""
 
     def thrifty(self) -> bool:
@@ -88,7 +89,11 @@ class Slot:
         return below - sum(node.memory.shmem(below=False) for node in used)
 
     def empty(self) -> bool:
-        return all(node.empty() for node in (*self.nodes, *self.leaves))
+        """No process in any of them (or they are gone: then removing will tell)."""
+        try:
+            return all(node.empty() for node in (*self.nodes, *self.leaves))
+        except SetupError:
+            return True
 
     def kill(self, killing: Killing) -> None:
         for node in (*self.nodes, *self.leaves):
@@ -99,10 +104,13 @@ class Slot:
     def clean(self) -> bool:
         """Whether another jail may use it: nothing runs in it, next to nothing is charged to it."""
         busy = [leaf for leaf in self.leaves if leaf not in self._idle]
-        if not all(leaf.renew() for leaf in busy):
+        try:
+            if not all(leaf.renew() for leaf in busy):
+                return False
+            self._idle = list(self.leaves)
+            return self.jail.memory.usage() <= 2 * NOISE and not self.jail.pids.current()
+        except SetupError:
             return False
-        self._idle = list(self.leaves)
-        return self.jail.memory.usage() <= 2 * NOISE and not self.jail.pids.current()
 
     def let_go(self) -> None:
         """Close the descriptors that only make the next call faster."""
@@ -153,15 +161,19 @@ class Jail:
                 return False
             self._killing.close()
             if self._stock.take_back(self._slot, self._slot.clean()):
-                self._closed = True
-                return True
+                return self._end()
             self._removal = self._slot.removal()
-        self._closed = self._removal.step()
-        return self._closed
+        return self._end() if self._removal.step() else False
+
+    def _end(self) -> bool:
+        self._closed = True
+        self._stock.closed(self)
+        return True
 
     def let_go(self) -> None:
-        self._slot.close()
         self._killing.close()
+        if not self._closed:
+            self._slot.close()
 
     def close(self, timeout: float = 2.0) -> None:
         deadline = time.monotonic() + timeout

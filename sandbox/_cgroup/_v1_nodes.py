@@ -38,7 +38,10 @@ class Node:
     def procs(self) -> list[int]:
         """cgroup.procs of each hierarchy, to join by: pids comes first, so that `Pids.current`
         counts whoever is in any of them."""
-        return [folder.keep("cgroup.procs", os.O_WRONLY) for folder in self.folders]
+        # `tasks`, not cgroup.procs: for a single thread that names itself by "0" the kernel skips
+        # the lock on all forks of the machine, whose writer waits for an RCU grace period (10 ms
+        # here unless another write came just before). init and workers have one thread.
+        return [folder.keep("tasks", os.O_WRONLY) for folder in self.folders]
 
     def empty(self) -> bool:
         """No process in any hierarchy. Opens the files anew: on v1 a descriptor that has read a

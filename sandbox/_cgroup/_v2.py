@@ -87,15 +87,22 @@ class Jail:
         if self._removal is None:
             self.let_go()
             self._removal = Removal([self._place.base])
-        self._closed = self._removal.step()
-        return self._closed
+        return self._step(self._removal.step())
+
+    def _step(self, gone: bool) -> bool:
+        if gone:
+            self._closed = True
+            self._home.closed(self)
+        return gone
 
     def let_go(self) -> None:
         for folder in (self._folder, self._init, *(call.folder for call in self._calls)):
             folder.close()
 
     def close(self, timeout: float = 2.0) -> None:
-        if not self.try_close() and self._removal and not self._removal.run(timeout):
+        if self.try_close() or self._removal is None:
+            return
+        if not self._step(self._removal.run(timeout)):
             self._home.defer(self)
 
 

@@ -39,7 +39,8 @@ print(refused, flush=True)
 """
 SPIN = """
 import time
-while time.process_time() < {seconds}:
+start = time.process_time()
+while time.process_time() - start < {seconds}:
     pass
 """
 
@@ -265,9 +266,14 @@ def test_a_limit_that_cannot_be_written_is_named(groups: Groups) -> None:
 
 def test_closed_groups_make_no_jails() -> None:
     groups = Groups.open()
-    groups.jail(SMALL).call()
+    before = open_files()
+    jail = groups.jail(SMALL)
+    jail.call().cpu_seconds()
     groups.close()
     groups.close()
+    assert open_files() == before
+    assert jail.try_close()
+    assert open_files() == before
     with pytest.raises(ClosedError):
         groups.jail(SMALL)
 

@@ -111,7 +111,7 @@ def test_a_reader_that_refused_once_stays_so() -> None:
         ((1.0, "value", 7, b""), "version"),
         ((1, "value", 8, b""), "another call"),
         ((1, "value", 7.0, b""), "another call"),
-        ((1, "run", 7, {}), "not msgpack"),
+        ((1, "run", 7, {}), "unknown kind"),
         ((1, "run", 7, b""), "unknown kind"),
         ((1, b"value", 7, b""), "not a string"),
         ((1, ["value"], 7, b""), "not a string"),
