@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import warnings
@@ -76,7 +75,8 @@ class Sandbox:
         self._limits = limits or Limits()
         self._policy = load_policy(policy)
         self._waived = check_waivers(allow_missing)
-        self._environment = {**_GUEST_ENVIRONMENT, **_checked_environment(env or {})}
+        environment = {**_GUEST_ENVIRONMENT, **_checked_environment(env or {})}
+        self._environment = tuple(environment.items())
         if isinstance(preload, str):
             raise TypeError("preload: expected a sequence of module names, not one string")
         self._visible = Visible.of(preload)
@@ -154,8 +154,7 @@ class Sandbox:
                 self._usable_jail(),
                 self._next_number(),
                 self._limits,
-                self._options(cargo.needs_cloudpickle),
-                cargo.payload,
+                cargo,
             )
             try:
                 drive(call)
@@ -203,7 +202,12 @@ class Sandbox:
             launcher.facts, self._waived, mdwe=self._policy.mdwe, no_cgroup=no_cgroup
         )
         blueprint = DRAWINGS.get(
-            self._policy, self._root, self._limits, layers, launcher.facts["landlock"]
+            self._policy,
+            self._root,
+            self._limits,
+            layers,
+            launcher.facts["landlock"],
+            self._environment,
         )
         group = groups.jail(self._limits) if groups else None
         try:
@@ -212,27 +216,6 @@ class Sandbox:
             if group is not None:
                 group.close()
             raise
-
-    def _options(self, needs_cloudpickle: bool) -> dict[str, Any]:
-        limits = self._limits
-        rlimits = {
-            "open_files": limits.open_files,
-            "stack": int(limits.stack),
-            # 1, not 0: with a piped core_pattern 0 still runs the host's handler as root.
-            "core": 1,
-            "queues": 0,
-            "locked": 64 << 10,
-        }
-        if limits.file_size is not None:
-            rlimits["file_size"] = int(limits.file_size)
-        if "cgroup" in self._waived and limits.cpu_time is not None:
-            rlimits["cpu"] = math.ceil(limits.cpu_time)
-        return {
-            "rlimits": rlimits,
-            "environment": self._environment,
-            "cloudpickle": needs_cloudpickle,
-        }
-
 
 def _bury(jail: Jail) -> None:
     jail.kill()

@@ -4,6 +4,7 @@ tree, the filters, the Landlock rules. The launcher keeps each under its key and
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,34 +60,66 @@ class Drawings:
         self._drawn: dict[object, Blueprint] = {}
 
     def get(
-        self, policy: Policy, root: RootPlan, limits: Limits, layers: Layers, landlock: int
+        self,
+        policy: Policy,
+        root: RootPlan,
+        limits: Limits,
+        layers: Layers,
+        landlock: int,
+        environment: tuple[tuple[str, str], ...],
     ) -> Blueprint:
         """The blueprint for a jail. Raises PolicyError, Unsupported."""
-        made_of = (policy, id(root), limits.disk, limits.inodes, layers, landlock)
+        rlimits = _rlimits(limits, layers)
+        scratch = (limits.disk, limits.inodes)
+        made_of = (policy, id(root), scratch, rlimits, layers, landlock, environment)
         found = self._drawn.get(made_of)
         if found is None or found.content["root"] is not root.request:
             if len(self._drawn) >= 64:
                 self._drawn.clear()
-            found = self._drawn[made_of] = _draw(policy, root, limits, layers, landlock)
+            settings = {
+                "scratch": [_scratch(*scratch), _executes_scratch(policy)],
+                "rlimits": dict(rlimits),
+                "environment": dict(environment),
+            }
+            found = self._drawn[made_of] = _draw(policy, root, layers, landlock, settings)
         return found
 
 
 def _draw(
-    policy: Policy, root: RootPlan, limits: Limits, layers: Layers, landlock: int
+    policy: Policy, root: RootPlan, layers: Layers, landlock: int, settings: Mapping[str, Any]
 ) -> Blueprint:
     filters = compile_filters(policy)
-    scratch = {"size": str(limits.disk), "nr_inodes": str(limits.inodes), "mode": "0755"}
     content = {
+        **settings,
         "root": root.request,
         "namespaces": sorted(layers.namespaces),
         "layers": layers.names,
         "first_filter": filters.first,
         "last_filter": filters.last,
         "landlock": [landlock, _landlock_rules(policy, root)],
-        "scratch": [scratch, _executes_scratch(policy)],
     }
     key = hashlib.sha256(msgpack.packb(content)).hexdigest()
     return Blueprint(key, content, root.targets(), layers)
+
+
+def _scratch(size: int | str, inodes: int) -> dict[str, str]:
+    return {"size": str(size), "nr_inodes": str(inodes), "mode": "0755"}
+
+
+def _rlimits(limits: Limits, layers: Layers) -> tuple[tuple[str, int], ...]:
+    found = {
+        "open_files": limits.open_files,
+        "stack": int(limits.stack),
+        # 1, not 0: with a piped core_pattern 0 still runs the host's handler as root.
+        "core": 1,
+        "queues": 0,
+        "locked": 64 << 10,
+    }
+    if limits.file_size is not None:
+        found["file_size"] = int(limits.file_size)
+    if "cgroup" in dict(layers.missing) and limits.cpu_time is not None:
+        found["cpu"] = math.ceil(limits.cpu_time)
+    return tuple(found.items())
 
 
 def _landlock_rules(policy: Policy, root: RootPlan) -> Sequence[tuple[str, str]]:

@@ -22,6 +22,7 @@ from ._capture import Capture
 from ._errors import SandboxError
 from ._jail import Jail
 from ._models import GuestException, Isolation, Limits, Outcome, Usage
+from ._transfer import Cargo
 from ._verdict import Facts, KillReason, Verdict, decide
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class Supervisor:
         jail: a ready jail, used by nobody else until `done`.
         number: the call's number, unique in this jail.
         limits: in force for this call.
-        options: what init needs to know (rlimits, environment, cloudpickle).
-        payload: the pickled call; only the worker opens it.
+        cargo: the pickled call; only the worker opens it.
     """
 
     def __init__(
@@ -51,13 +51,12 @@ class Supervisor:
         jail: Jail,
         number: int,
         limits: Limits,
-        options: Mapping[str, Any],
-        payload: bytes,
+        cargo: Cargo,
     ) -> None:
         self.done = False
         self.facts = Facts(limits)
         self._jail, self._number, self._limits = jail, number, limits
-        self._payload = payload
+        self._payload = cargo.payload
         self._began = time.monotonic()
         self._started = self._ended = 0.0
         self._pidfd = -1
@@ -67,7 +66,7 @@ class Supervisor:
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
         self._group: CallGroup | None = jail.group.call() if jail.group else None
-        self._open_channels(options)
+        self._open_channels({"cloudpickle": cargo.needs_cloudpickle})
 
     def _open_channels(self, options: Mapping[str, Any]) -> None:
         keep = int(self._limits.output) if self._limits.output is not None else _KEEP_UNLIMITED

@@ -6,8 +6,8 @@ Only our own trusted code speaks here; a worker closes its copy before it takes 
 from __future__ import annotations
 
 import array
-import socket
 
+import _socket as socket
 import msgpack
 
 _MOST_DESCRIPTORS = 32

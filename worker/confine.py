@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import socket
+
+import _signal
+import _socket
 
 from .kernel import (
     capabilities,
@@ -27,7 +28,6 @@ from .kernel import (
 # Where a worker finds its result channel and the memory for a large result; 0 to 2 as usual.
 RESULT, STORE = 3, 4
 _FIRST_FREE = 5
-_ABOVE = 64
 _INSIDE = (1000, 1000)
 
 
@@ -60,9 +60,8 @@ class Jail:
 class Call:
     """What a worker works on."""
 
-    def __init__(self, jail: Jail, rlimits: dict[str, int], descriptors: list[int]) -> None:
+    def __init__(self, jail: Jail, descriptors: list[int]) -> None:
         self.jail = jail
-        self.rlimits = rlimits
         self.result, self.store, self.stdout, self.stderr, *self.procs = descriptors
 
 
@@ -83,7 +82,10 @@ def confine_jail(jail: Jail) -> None:
         pivot_into_root,
         take_null_streams,
         set_hostname,
+        start_session,
         join_new_keyring,
+        apply_rlimits,
+        set_environment,
         prepare_landlock,
         drop_capabilities,
         forbid_new_privileges,
@@ -98,7 +100,6 @@ def confine_worker(call: Call) -> None:
         join_call_group,
         start_session,
         take_streams,
-        apply_rlimits,
         deny_writable_code,
         enter_landlock,
         close_everything_else,
@@ -209,11 +210,21 @@ def pivot_into_root(jail: Jail) -> None:
 
 
 def take_null_streams(jail: Jail) -> None:
-    """0 to 2 were the launcher's; from now on they are the jail's own /dev/null."""
+    """0 to 2 were the launcher's; from now on they are the jail's own /dev/null. So are, in init,
+    the two a worker will use for its result: what init receives later never has those numbers."""
+    jail.control, jail.scratch = _moved_up(jail.control), _moved_up(jail.scratch)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for stream in range(3):
-        os.dup2(null, stream)
-    os.close(null)
+    for number in range(_FIRST_FREE):
+        if number != null:
+            os.dup2(null, number, inheritable=number <= 2)
+    if null >= _FIRST_FREE:
+        os.close(null)
+
+
+def _moved_up(descriptor: int) -> int:
+    if descriptor >= _FIRST_FREE:
+        return descriptor
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
 
 
 def set_hostname(jail: Jail) -> None:
@@ -221,10 +232,25 @@ def set_hostname(jail: Jail) -> None:
         namespaces.set_hostname(b"sandbox")
 
 
-def join_new_keyring(jail: Jail) -> None:
-    """A new session has no controlling terminal; a new session keyring none of the host's keys."""
+def start_session(_: Jail | Call) -> None:
+    """A session of one's own has no controlling terminal."""
     os.setsid()
+
+
+def join_new_keyring(_: Jail) -> None:
+    """Empty: none of the host's keys is possessed here."""
     process.join_new_keyring()
+
+
+def apply_rlimits(jail: Jail) -> None:
+    """init's own as well: every worker inherits them, and none can raise them again."""
+    rlimits.apply(jail.request["rlimits"])  # type: ignore[arg-type]
+
+
+def set_environment(jail: Jail) -> None:
+    os.environ.clear()
+    os.environ.update(jail.request["environment"])  # type: ignore[call-overload]
+    os.chdir("/work")
 
 
 def prepare_landlock(jail: Jail) -> None:
@@ -256,23 +282,12 @@ def join_call_group(call: Call) -> None:
     _join(call.procs)
 
 
-def start_session(call: Call) -> None:
-    os.setsid()
-
-
 def take_streams(call: Call) -> None:
-    """Descriptors 1 to 4, by way of high numbers so that none overwrites another."""
-    wanted = ((call.stdout, 1), (call.stderr, 2), (call.result, RESULT), (call.store, STORE))
-    high = [fcntl.fcntl(source, fcntl.F_DUPFD, _ABOVE) for source, _ in wanted]
-    ruleset = call.jail.ruleset
-    if ruleset >= 0:
-        call.jail.ruleset = fcntl.fcntl(ruleset, fcntl.F_DUPFD, _ABOVE)
-    for source, (_, target) in zip(high, wanted, strict=True):
-        os.dup2(source, target, inheritable=target <= 2)
-
-
-def apply_rlimits(call: Call) -> None:
-    rlimits.apply(call.rlimits)
+    """Descriptors 1 to 4; what they are copied from has higher numbers."""
+    os.dup2(call.stdout, 1)
+    os.dup2(call.stderr, 2)
+    os.dup2(call.result, RESULT, inheritable=False)
+    os.dup2(call.store, STORE, inheritable=False)
 
 
 def deny_writable_code(call: Call) -> None:
@@ -305,9 +320,9 @@ def _join(procs: list[int]) -> None:
 
 def take_guest_signals() -> None:
     """Python's usual SIGINT handler, which the launcher gave up, for guest code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
-def result_socket() -> socket.socket:
+def result_socket() -> _socket.socket:
     """The worker's end of its result channel."""
-    return socket.socket(fileno=RESULT)
+    return _socket.socket(fileno=RESULT)

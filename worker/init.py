@@ -7,9 +7,10 @@ host believes its messages only within narrow bounds, and keeps the means of kil
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
+
+import _signal
+import _socket
 
 from . import channel, runner
 from .confine import Call, Jail, StepFailed, confine_jail, confine_worker
@@ -19,13 +20,13 @@ import_folders: list[str] = []
 
 
 def main(
-    request: dict[str, object], control: socket.socket, tree: int, procs: list[int], *, mapped: int
+    request: dict[str, object], control: _socket.socket, tree: int, procs: list[int], *, mapped: int
 ) -> None:
     """Confine, let the host look, serve calls until the host closes the socket. Never returns."""
     status = 1
     try:
         jail = Jail(request, control.fileno(), tree, procs, mapped)
-        _confine(jail, control)
+        control = _confine(jail, control)
         _serve(jail, control)
         status = 0
     except (EOFError, ConnectionError):
@@ -34,7 +35,7 @@ def main(
         os._exit(status)
 
 
-def _confine(jail: Jail, control: socket.socket) -> None:
+def _confine(jail: Jail, control: _socket.socket) -> _socket.socket:
     from .kernel import process
 
     try:
@@ -42,14 +43,17 @@ def _confine(jail: Jail, control: socket.socket) -> None:
     except StepFailed as failed:
         channel.send(control, ["failed", *failed.report])
         os._exit(1)
+    if jail.control != control.fileno():
+        control = _socket.socket(fileno=jail.control)
     channel.send(control, ["barrier"], (jail.listener, jail.scratch))
     os.close(jail.listener)
     os.close(jail.scratch)
     channel.receive(control)
     process.set_dumpable(False)
+    return control
 
 
-def _serve(jail: Jail, control: socket.socket) -> None:
+def _serve(jail: Jail, control: _socket.socket) -> None:
     while True:
         message, descriptors = channel.receive(control)
         _, number, options = message
@@ -57,22 +61,22 @@ def _serve(jail: Jail, control: socket.socket) -> None:
             _import_cloudpickle()
         worker = os.fork()
         if worker == 0:
-            _work(jail, number, options, descriptors)  # type: ignore[arg-type]
+            _work(jail, number, descriptors)  # type: ignore[arg-type]
         for descriptor in descriptors:
             os.close(descriptor)
         channel.send(control, ["ended", number, *_wait(worker)])
 
 
-def _work(jail: Jail, number: int, options: dict[str, object], descriptors: list[int]) -> None:
+def _work(jail: Jail, number: int, descriptors: list[int]) -> None:
     try:
-        call = Call(jail, options["rlimits"], descriptors)  # type: ignore[arg-type]
+        call = Call(jail, descriptors)
         try:
             confine_worker(call)
         except StepFailed as failed:
-            control = socket.socket(fileno=os.dup(jail.control))
+            control = _socket.socket(fileno=os.dup(jail.control))
             channel.send(control, ["failed", *failed.report])
             os._exit(1)
-        runner.main(number, options["environment"])  # type: ignore[arg-type]
+        runner.main(number)
     finally:
         os._exit(1)
 
@@ -88,7 +92,7 @@ def _wait(worker: int) -> tuple[int, float, float]:
         if pid == worker:
             break
     try:
-        os.kill(-1, signal.SIGKILL)
+        os.kill(-1, _signal.SIGKILL)
     except ProcessLookupError:
         pass
     while True:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import select
-import signal
-import socket
 import sys
+
+import _signal as signal
+import _socket as socket
 
 from . import channel, init, jail_groups, root
 from .kernel import landlock, mounts, namespaces, process
@@ -44,6 +45,7 @@ def main(descriptor: int, folders: list[str]) -> None:
     init.import_folders = folders
     launcher = _Launcher(control, host, groups)
     gc.collect()
+    gc.freeze()
     channel.send(control, ["hello", _kernel_facts()])
     launcher.serve()
 

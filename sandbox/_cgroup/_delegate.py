@@ -19,16 +19,22 @@ _GIVE = " ".join(f"+{name}" for name in NEEDED_V2)
 _TAKE = " ".join(f"-{name}" for name in NEEDED_V2)
 
 
-def remedy() -> str:
-    """The command that gives a program a delegated group of its own."""
+def remedy(version: int = 2) -> str:
+    """The command that gives a program a group of its own."""
     user = "" if os.geteuid() == 0 else "--user "
+    text = f'Start the program with "systemd-run {user}--scope -p Delegate=yes -- <command>"'
+    if version == 1 and user:
+        text = (
+            "On cgroup v1 only root may make groups: run as root, or boot with "
+            "systemd.unified_cgroup_hierarchy=1 and s" + text[1:]
+        )
     return (
-        f'Start the program with "systemd-run {user}--scope -p Delegate=yes -- <command>"; in a '
-        "container without systemd, give it a writable cgroup tree and start it alone in its group."
+        f"{text}; in a container without systemd, give it a writable cgroup tree and start the "
+        "program alone in its group."
     )
 
 
-def refused(error: OSError, what: str) -> Unsupported:
+def refused(error: OSError, what: str, version: int = 2) -> Unsupported:
     """The error of an attempt to `what` ("make a group in ...") as a sentence with a remedy."""
     reasons = {
         errno.EROFS: "the cgroup tree is mounted read-only, as container engines do",
@@ -38,7 +44,7 @@ def refused(error: OSError, what: str) -> Unsupported:
         errno.EOPNOTSUPP: "the group is in threaded mode",
     }
     reason = reasons.get(error.errno or 0, os.strerror(error.errno or 0))
-    return Unsupported("cgroup", f"cannot {what}: {reason}", remedy())
+    return Unsupported("cgroup", f"cannot {what}: {reason}", remedy(version))
 
 
 def take(base: str) -> None:

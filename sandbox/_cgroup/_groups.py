@@ -52,7 +52,7 @@ class Groups:
         self._spare: list[_v1.Slot] = []
         self._open_slots = 0
         self._closed = False
-        self._tops = _make_tops(place.hierarchies, owner)
+        self._tops = _make_tops(place, owner)
         self.version = place.version
         self.top_dirs = tuple(top.base for top in self._tops)
 
@@ -200,11 +200,11 @@ class Groups:
                     self.defer(jail)
 
 
-def _make_tops(trees: tuple[Hierarchy, ...], owner: Owner) -> tuple[Hierarchy, ...]:
+def _make_tops(place: Place, owner: Owner) -> tuple[Hierarchy, ...]:
     """A directory named after its owner in each tree; a second one of the same process (which an
     exec leaves behind as its own) gets a number."""
     for again in count():
-        tops = tuple(tree.child(name_of(owner, again)) for tree in trees)
+        tops = tuple(tree.child(name_of(owner, again)) for tree in place.hierarchies)
         made: list[str] = []
         try:
             for top in tops:
@@ -232,7 +232,7 @@ def _use_hierarchy(memory: str) -> None:
         try:
             write_text(path, "1")
         except OSError as error:
-            raise _delegate.refused(error, f"set {path}") from error
+            raise _delegate.refused(error, f"set {path}", version=1) from error
 
 
 def _meminfo() -> str:

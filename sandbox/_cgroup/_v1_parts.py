@@ -82,7 +82,7 @@ class Memory:
 
     def full(self) -> bool:
         """Whether the charge came up to the cap since `restart`. (The failure counters do not
-        tell: since 6.15 or so memory.memsw.failcnt stays 0, and with swap closed it is that cap
+        tell: since 6.15 memory.memsw.failcnt stays 0, and with swap closed it is that cap
         which is hit first.)"""
         cap = self._set[0]
         return cap is not None and self.peak() >= cap - NOISE

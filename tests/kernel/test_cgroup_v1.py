@@ -13,6 +13,7 @@ import pytest
 
 from sandbox._cgroup import Groups
 from sandbox._cgroup._detect import detect
+from sandbox._errors import SetupError, Unsupported
 from sandbox._models import Limits
 from tests.kernel.cgroup_children import WAIT, Child, folders, open_files
 
@@ -198,3 +199,30 @@ def test_descriptors_are_closed_between_calls_when_they_are_few(groups: Groups) 
             assert child.run() == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_quota_above_that_of_a_group_further_up_is_explained(groups: Groups) -> None:
+    (cpu,) = (top for top in groups.top_dirs if os.path.exists(f"{top}/cpu.cfs_quota_us"))
+    with open(f"{cpu}/cpu.cfs_quota_us", "w") as quota:
+        quota.write("50000")
+    assert groups.jail(Limits(cpus=0.5)).call().read_back()["cpus"] == 0.5
+    with pytest.raises(SetupError, match="a group further up allows less CPU time"):
+        groups.jail(Limits(cpus=1)).call()
+
+
+def test_a_user_who_may_not_make_groups_is_told_what_to_do() -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setresuid(65534, 65534, 65534)
+        try:
+            Groups.open()
+        except Unsupported as error:
+            os.write(write, f"{error}".encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    assert "this user owns no group there" in text
+    assert "On cgroup v1 only root may make groups: run as root, or boot with" in text

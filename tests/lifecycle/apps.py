@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ class App:
     JSON, a line each. `TMPDIR` is a folder of its own."""
 
     def __init__(self, body: str, tmp_path: Path) -> None:
-        shown, self._temporary = tmp_path / "shown", tmp_path / "temporary"
+        own = Path(tempfile.mkdtemp(dir=tmp_path))
+        own.chmod(0o755)
+        shown, self._temporary = own / "shown", own / "temporary"
         shown.mkdir()
         shown.chmod(0o777)
         self._temporary.mkdir()
@@ -50,6 +53,7 @@ class App:
         source = _PRELUDE.format(waived=set(LACKS), folder=str(shown)) + body
         self.process = subprocess.Popen(
             [sys.executable, "-c", source],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": ROOT, "TMPDIR": str(self._temporary)},
@@ -88,6 +92,12 @@ class App:
             self._sockets.add(lease)
         return found
 
+    def go_on(self) -> None:
+        """It waits with `sys.stdin.read(1)`; let it go."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -104,7 +114,7 @@ class App:
     def leaves_no_process(self) -> None:
         assert self._seen, "nothing was noted, so nothing can be missed"
         for process in self._seen:
-            until(lambda process=process: not process.alive(), f"the end of {process}")  # type: ignore[misc]
+            until(lambda process=process: not process.exists(), f"the end of {process}")  # type: ignore[misc]
 
     def leaves_nothing(self) -> None:
         """No process, group, socket or temporary file of it remains."""

@@ -31,17 +31,23 @@ class Process:
     pid: int
     start: int
 
-    def alive(self) -> bool:
-        """Whether it exists, also as a zombie."""
+    def exists(self) -> bool:
+        """Also as a zombie that its parent has not reaped."""
         return any(found == self for found, _ in _processes([str(self.pid)]))
 
+    def running(self) -> bool:
+        """Not as a zombie."""
+        return any(found == self for found, _ in _processes([str(self.pid)], zombies=False))
 
-def _processes(pids: Iterable[str]) -> Iterable[tuple[Process, int]]:
+
+def _processes(pids: Iterable[str], *, zombies: bool = True) -> Iterable[tuple[Process, int]]:
     for pid in pids:
         try:
             with open(f"/proc/{pid}/stat", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] in "ZX" and not zombies:
             continue
         yield Process(int(pid), int(fields[19])), int(fields[1])
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox._cgroup._detect import Hierarchy, Place, choose, home
-from sandbox._cgroup._files import field, number
+from sandbox._cgroup._files import Folder, field, number
 from sandbox._cgroup._owner import Owner, name_of, owner_of
 from sandbox._cgroup._types import Caps
-from sandbox._errors import Unsupported
+from sandbox._errors import SetupError, Unsupported
 from sandbox._models import Limits
 
 ALL = ["cpuset", "cpu", "io", "memory", "pids"]
@@ -224,3 +226,18 @@ def test_numbers_that_mean_no_limit(text: str | bytes) -> None:
 def test_fields_of_a_counter_file() -> None:
     text = "oom 1\noom_kill 2\n"
     assert [field(text, key) for key in ("oom", "oom_kill", "oom_group_kill")] == [1, 2, 0]
+
+
+def test_a_limit_the_kernel_did_not_take_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pids.max").write_text("9999\n")
+    with pytest.raises(SetupError, match="pids.max: wrote 4, the kernel shows 4999"):
+        Folder(str(tmp_path)).limit("pids.max", 4)
+    (tmp_path / "cpu.max").write_text("50000 200000\n")
+    with pytest.raises(SetupError, match="wrote 5 1, the kernel shows"):
+        Folder(str(tmp_path)).limit("cpu.max", 5, period=1)
+
+
+def test_a_missing_control_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="memory.max, value max") as caught:
+        Folder(str(tmp_path)).limit("memory.max", None)
+    assert caught.value.errno == errno.ENOENT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import _signal as signal
 
 from ._ffi import ffi
 from .call import address, prctl, syscall
