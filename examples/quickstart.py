@@ -139,7 +139,12 @@ def rows(secret: str, port: int, outside: str) -> list[Row]:
         text = file.read()
     bind = functools.partial
     return [
-        Row("numpy: mean of 100,000 sines", bind(numpy_mean, 100_000), "ok", options={"preload": ["numpy"]}),
+        Row(
+            "numpy: mean of 100,000 sines",
+            bind(numpy_mean, 100_000),
+            "ok",
+            options={"preload": ["numpy"]},
+        ),
         Row("regex over README.md", bind(longest_words, text), "ok"),
         Row("parse JSON", bind(read_json, '{"a": [1, 2], "b": []}'), "ok"),
         Row("sum in 8 threads", bind(sum_in_threads, 8), "ok"),
@@ -185,7 +190,9 @@ def evidence(outcome: Outcome) -> str:
     if outcome.error is not None and outcome.status == "exception":
         return f"{outcome.error.type_name}: {outcome.error.message}"[:60]
     shown = {name: value for name, value in outcome.evidence.items() if name != "wire"}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())[:60] or outcome.message[:60]
+    return (
+        ", ".join(f"{name}={value}" for name, value in shown.items())[:60] or outcome.message[:60]
+    )
 
 
 def show(row: Row, control: str, outcome: Outcome) -> bool:
@@ -208,14 +215,20 @@ def show_isolation(outcome: Outcome) -> None:
         ("limits", ", ".join(f"{key}={value}" for key, value in seen.limits.items())),
         ("root", "; ".join(f"{target} ({options})" for target, options in seen.root.items())),
         ("applied, shown to nobody", ", ".join(seen.unobserved)),
-        ("missing", ", ".join(f"{key}: {value}" for key, value in seen.missing.items()) or "nothing"),
+        (
+            "missing",
+            ", ".join(f"{key}: {value}" for key, value in seen.missing.items()) or "nothing",
+        ),
     ):
         print(f"  {name}: {value}")
 
 
 def main() -> int:
     """Run every row; 0 if each ended as declared."""
-    print(f"{'guest':30} {'outside':9} {'inside: status':17} {'value or evidence':61}{'time':>9} {'memory':>9}")
+    print(
+        f"{'guest':30} {'outside':9} {'inside: status':17} {'value or evidence':61}"
+        f"{'time':>9} {'memory':>9}"
+    )
     good = True
     with surroundings() as (secret, port, outside):
         for row in rows(secret, port, outside):

@@ -12,8 +12,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from fuzz.fuzz_wire import Watch, arguments, load_corpus, mutate, token  # noqa: E402
-from worker.wire import FrameError, read_frame  # noqa: E402
+from fuzz.fuzz_wire import Watch, arguments, load_corpus, mutate, token
+from worker.wire import FrameError, read_frame
 
 MOST_FRAME = 1 << 16
 

@@ -29,7 +29,7 @@ MOST_SECONDS = 2.0  # of CPU for one input
 MOST_GROWTH = 256 << 10  # KiB that one input may add to the peak of the process
 MOST_INPUT = 1 << 16
 
-_EXTENSIONS = [*range(0, 9), *range(14, 30), *range(65, 72), 127, 128, 254, 255]
+_EXTENSIONS = [*range(9), *range(14, 30), *range(65, 72), 127, 128, 254, 255]
 _INTS = [0, 1, -1, 127, 128, 255, 256, 65535, 65536, (1 << 31) - 1, (1 << 32) - 1, (1 << 61) - 1]
 _DTYPES = ["<i4", "|?", "<U2", "|S3", "<M8[ns]", "<g", ">G", "|O8", "<m8[7D]", "<q", "<U0", "V4"]
 

@@ -1,10 +1,10 @@
 """Run code nobody trusts on your own Linux kernel, and get a typed value back.
 
-    from sandbox import Limits, Sandbox
+from sandbox import Limits, Sandbox
 
-    with Sandbox(Limits(memory="256M", cpu_time=2)) as s:
-        value = s.run(function, 3, key="x")
-        outcome = s.call(function, 3)
+with Sandbox(Limits(memory="256M", cpu_time=2)) as s:
+    value = s.run(function, 3, key="x")
+    outcome = s.call(function, 3)
 """
 
 from ._api import Sandbox

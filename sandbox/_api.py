@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 _GUEST_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/work",
-    "TMPDIR": "/tmp",  # noqa: S108 (the jail's own)
+    "TMPDIR": "/tmp",
     "LANG": "C.UTF-8",
 }
 
@@ -110,8 +110,8 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End the jail and everything in it. What it leaves is removed off the caller's path, within
-        milliseconds. Closing twice is allowed."""
+        """End the jail and everything in it. What it leaves is removed off the caller's path,
+        within milliseconds. Closing twice is allowed."""
         self._state = "closed"
         jail, self._jail = self._jail, None
         if jail is not None and self._owner == os.getpid():
@@ -217,6 +217,7 @@ class Sandbox:
                 group.close()
             raise
 
+
 def _bury(jail: Jail) -> None:
     jail.kill()
     RUNTIME.reaper.bury(jail)
@@ -243,5 +244,3 @@ def _checked_environment(env: Mapping[str, str]) -> dict[str, str]:
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ValueError(f"env: {name!r} is not a name, or its value holds a NUL")
     return dict(env)
-
-

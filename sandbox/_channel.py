@@ -48,17 +48,17 @@ def receive(channel: socket.socket) -> tuple[list[Any], list[int]]:
         raise ChannelLost(str(error)) from None
     descriptors = _descriptors(ancillary)
     try:
-        if not data:
-            raise ChannelLost("the other side closed the channel")
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise ChannelLost("a message was longer than any of ours")
-        return _decode(data), descriptors
+        return _decode(data, flags), descriptors
     except ChannelLost:
         close_all(descriptors)
         raise
 
 
-def _decode(data: bytes) -> list[Any]:
+def _decode(data: bytes, flags: int) -> list[Any]:
+    if not data:
+        raise ChannelLost("the other side closed the channel")
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise ChannelLost("a message was longer than any of ours")
     try:
         message = msgpack.unpackb(data, max_ext_len=0, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:

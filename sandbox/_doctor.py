@@ -43,7 +43,9 @@ def examine() -> tuple[list[Finding], bool]:
                 continue
             return findings, False
         except (SandboxError, OSError, ValueError) as error:
-            findings.append(Finding("jail", "failed", str(error), "See SECURITY.md and the message"))
+            findings.append(
+                Finding("jail", "failed", str(error), "See SECURITY.md and the message")
+            )
             return findings, False
         findings += _layers(outcome, waived)
         return findings, not waived and outcome.ok
@@ -61,7 +63,9 @@ def _answer() -> int:
 def _platform() -> Finding:
     where = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     version = platform.python_version()
-    text = f"{platform.system()} {platform.release()} {platform.machine()}, Python {version}, {where}"
+    text = (
+        f"{platform.system()} {platform.release()} {platform.machine()}, Python {version}, {where}"
+    )
     supported = sys.platform == "linux" and sys.version_info >= (3, 11)
     return Finding("platform", "ok" if supported else "failed", text)
 

@@ -126,8 +126,8 @@ class ProcessLimitExceeded(LimitExceeded):
 
 class GuestError(SandboxError):
     """The guest raised. Only text crossed the boundary: `type_name`, `remote_message`
-    and `remote_traceback` were made in the worker and are capped; nothing of the guest's own classes
-    is rebuilt here.
+    and `remote_traceback` were made in the worker and are capped; nothing of the guest's own
+    classes is rebuilt here.
 
     If `type_name` is the name of a builtin subclass of `Exception`, the raised object is also an
     instance of that builtin, so that `except ZeroDivisionError` works.

@@ -160,7 +160,7 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
 def _refusal(message: list[object]) -> Exception:
     step, number, detail = str(message[1]), message[2], str(message[3])
     code = number if isinstance(number, int) else 0
-    if code in (1, 13, 28, 22) and "unshare" in detail or "uid_map" in detail:
+    if (code in (1, 13, 28, 22) and "unshare" in detail) or "uid_map" in detail:
         return Unsupported("user_namespace", f"{detail} ({os.strerror(code)})", userns_remedy())
     return SetupError(step, code, detail)
 

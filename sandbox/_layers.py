@@ -73,6 +73,6 @@ def choose_layers(
     if no_cgroup:
         missing["cgroup"] = no_cgroup
     namespaces = NAMESPACES | ({"time"} if "time_namespace" in names else set())
-    unobserved = tuple(name for name in ("landlock", "mdwe") if name in names)
+    unobserved: tuple[str, ...] = tuple(name for name in ("landlock", "mdwe") if name in names)
     unobserved += ("securebits", "session_keyring")
     return Layers(tuple(names), namespaces, tuple(missing.items()), unobserved)

@@ -1,4 +1,4 @@
-"""The values that cross the public API: frozen, checked when made, without behaviour of their own."""
+"""The values that cross the public API: frozen, checked when made, without behaviour."""
 
 from __future__ import annotations
 
@@ -115,7 +115,13 @@ class Limits:
         for name in ("wall_time", "cpu_time"):
             if getattr(self, name) is not None:
                 put(name, _seconds(name, getattr(self, name)))
-        least = {"memory": 16 << 20, "disk": 64 << 10, "stack": 256 << 10, "result": 64, "output": 1}
+        least = {
+            "memory": 16 << 20,
+            "disk": 64 << 10,
+            "stack": 256 << 10,
+            "result": 64,
+            "output": 1,
+        }
         for name in ("memory", "swap", "file_size", "output", "result", "disk", "stack"):
             value = getattr(self, name)
             if value is None and name not in ("memory", "file_size", "output"):

@@ -32,7 +32,9 @@ class Reaper:
             self._new.append(jail)
             if self._thread is None:
                 self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                self._thread = threading.Thread(target=self._run, name="sandbox-reaper", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="sandbox-reaper", daemon=True
+                )
                 self._thread.start()
         os.eventfd_write(self._wake, 1)
 
@@ -82,5 +84,3 @@ def _bury(jail: Jail) -> bool:
         jail.lease.give_back(jail.uid)
     jail.forget()
     return True
-
-

@@ -145,7 +145,11 @@ def interpreter() -> str:
 
 
 def _show_interpreter(plan: RootPlan) -> None:
-    prefixes = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(sysconfig.get_path("stdlib"))}
+    prefixes = {
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        os.path.dirname(sysconfig.get_path("stdlib")),
+    }
     plan.interpreter += ["/usr", *(f"/{name}" for name in _SYSTEM if os.path.isdir(f"/{name}"))]
     for path in sorted(prefixes | {os.path.realpath(p) for p in prefixes}):
         if not plan.shows(path):

@@ -1,5 +1,6 @@
 """What one host process holds on behalf of all its sandboxes: control groups, the lease of user
-ids, launchers and the reaper. Made when first needed, ended at exit, forgotten in a forked child."""
+ids, launchers and the reaper. Made when first needed, ended at exit, forgotten by a forked child.
+"""
 
 from __future__ import annotations
 

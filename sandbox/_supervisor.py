@@ -203,8 +203,8 @@ class Supervisor:
             self._kill("protocol")
 
     def _meet_worker(self) -> None:
-        """The confined worker's first byte. Its pid comes from the kernel with that byte, is pinned,
-        and looked at before the worker gets anything of the guest's."""
+        """The confined worker's first byte. Its pid comes from the kernel with that byte, is
+        pinned, and looked at before the worker gets anything of the guest's."""
         space = socket.CMSG_SPACE(_UCRED.size)
         data, ancillary, _, _ = self._result.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
         if not data:
@@ -350,7 +350,7 @@ class Supervisor:
             status=verdict.status,
             value=value,
             error=_guest_exception(facts),
-            exit_code=os.WEXITSTATUS(ended) if own_end and os.WIFEXITED(ended or 0) else None,
+            exit_code=os.WEXITSTATUS(ended or 0) if own_end and os.WIFEXITED(ended or 0) else None,
             signal=os.WTERMSIG(ended or 0) if own_end and os.WIFSIGNALED(ended or 0) else None,
             stdout=stdout,
             stderr=stderr,
@@ -398,9 +398,10 @@ class Supervisor:
     def _value(self) -> Any:
         frame = self.facts.frame
         assert frame is not None
+        body: Any = frame.body
         if frame.kind == "value":
-            return _values.decode_value(frame.body, int(self._limits.result))
-        size: int = frame.body
+            return _values.decode_value(body, int(self._limits.result))
+        size: int = body
         if not 0 < size <= int(self._limits.result):
             raise _values.ValueRejected(f"a stored length of {size}")
         with (
@@ -454,7 +455,8 @@ class Supervisor:
 def _guest_exception(facts: Facts) -> GuestException | None:
     if facts.frame is None or facts.frame.kind != "raised" or facts.fault is not None:
         return None
-    return GuestException(*facts.frame.body)
+    body: Any = facts.frame.body
+    return GuestException(*body)
 
 
 def _new_store(size: int) -> int:

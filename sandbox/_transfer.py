@@ -109,7 +109,7 @@ def _failure(value: object, visible: Visible, cap: int) -> Exception | None:
     return None
 
 
-class _Refused(Exception):  # noqa: N818 (the reason for a TransferError, which is the error)
+class _Refused(Exception):
     """Something that is not to travel, with the reason."""
 
 

@@ -47,7 +47,7 @@ _SCALARS |= {UUID, datetime, date, time, timedelta}
 _SALTED = frozenset((str, bytes, date)) if sys.flags.hash_randomization else frozenset()
 
 
-class ValueRejected(ValueError):  # noqa: N818 - the guest's fault, not ours
+class ValueRejected(ValueError):
     """The bytes are not an encoded value, or one that this host takes; the message says why and
     never quotes them."""
 

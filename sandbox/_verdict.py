@@ -100,7 +100,9 @@ def _memory(facts: Facts) -> _Found:
 
 def _foreign_oom(facts: Facts) -> _Found:
     if facts.oom_kills:
-        text = "the machine, not the call's limit, ran out of memory, and the kernel chose this call"
+        text = (
+            "the machine, not the call's limit, ran out of memory, and the kernel chose this call"
+        )
         return text, {"fault": text, "oom_kills": facts.oom_kills}
     return None
 
@@ -207,7 +209,8 @@ def _nonzero(facts: Facts) -> _Found:
 
 def _exception(facts: Facts) -> _Found:
     if facts.frame is not None and facts.frame.kind == "raised":
-        name, message = facts.frame.body[0], facts.frame.body[1]
+        body: Any = facts.frame.body
+        name, message = body[0], body[1]
         return f"the guest raised {name}: {message}"[:500], {"type": name}
     return None
 
@@ -224,7 +227,8 @@ def _invalid(facts: Facts) -> _Found:
     if facts.frame is None:
         return "the guest's process ended with status 0 without an answer", {"exit_code": 0}
     if facts.frame.kind == "unfit":
-        where, type_name, reason = facts.frame.body
+        body: Any = facts.frame.body
+        where, type_name, reason = body
         text = f"{where}: {type_name} does not travel out"
         return (f"{text} ({reason})" if reason else text), {"where": where, "type": type_name}
     return None

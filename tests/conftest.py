@@ -34,7 +34,9 @@ KERNEL, LACKS = _declared()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(layer): skipped only where the kernel declares to lack it")
+    config.addinivalue_line(
+        "markers", "needs(layer): skipped only where the kernel declares to lack it"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

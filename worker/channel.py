@@ -5,10 +5,14 @@ Only our own trusted code speaks here; a worker closes its copy before it takes 
 
 from __future__ import annotations
 
+import _socket as socket
 import array
 
-import _socket as socket
 import msgpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _MOST_DESCRIPTORS = 32
 _MOST_BYTES = 1 << 18
@@ -22,7 +26,7 @@ def send(channel: socket.socket, message: object, descriptors: tuple[int, ...] =
     channel.sendmsg([msgpack.packb(message)], ancillary)
 
 
-def receive(channel: socket.socket) -> tuple[list[object], list[int]]:
+def receive(channel: socket.socket) -> tuple[list[Any], list[int]]:
     """Wait for one message: (message, descriptors). EOFError when the other side is gone."""
     size = socket.CMSG_LEN(_MOST_DESCRIPTORS * 4)
     data, ancillary, _, _ = channel.recvmsg(_MOST_BYTES, size, socket.MSG_CMSG_CLOEXEC)

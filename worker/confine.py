@@ -9,11 +9,10 @@ step's name and errno, and no guest code runs.
 
 from __future__ import annotations
 
-import fcntl
-import os
-
 import _signal
 import _socket
+import fcntl
+import os
 
 from .kernel import (
     capabilities,
@@ -24,6 +23,10 @@ from .kernel import (
     rlimits,
     seccomp,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Where a worker finds its result channel and the memory for a large result; 0 to 2 as usual.
 RESULT, STORE = 3, 4
@@ -42,7 +45,7 @@ class Jail:
     """What init works on: the host's request and the descriptors that came with it."""
 
     def __init__(
-        self, request: dict[str, object], control: int, tree: int, procs: list[int], mapped: int
+        self, request: dict[str, Any], control: int, tree: int, procs: list[int], mapped: int
     ) -> None:
         self.request = request
         self.control = control
@@ -54,7 +57,7 @@ class Jail:
         self.listener = -1
 
     def wants(self, layer: str) -> bool:
-        return layer in self.request["layers"]  # type: ignore[operator]
+        return layer in self.request["layers"]
 
 
 class Call:
@@ -169,7 +172,7 @@ def hide_uptime(jail: Jail) -> None:
 def attach_scratch(jail: Jail) -> None:
     """One tmpfs, capped in bytes and inodes, for all writable places. A bind needs an attached
     source (before Linux 6.15): it is put over the old root's /sys, and leaves with the old root."""
-    options, executable = jail.request["scratch"]  # type: ignore[misc]
+    options, executable = jail.request["scratch"]
     flags = mounts.NOSUID | mounts.NODEV | (0 if executable else mounts.NOEXEC)
     jail.scratch = mounts.new_filesystem("tmpfs", options, flags)
     mounts.attach(jail.scratch, mounts.AT_FDCWD, "/sys")
@@ -244,19 +247,19 @@ def join_new_keyring(_: Jail) -> None:
 
 def apply_rlimits(jail: Jail) -> None:
     """init's own as well: every worker inherits them, and none can raise them again."""
-    rlimits.apply(jail.request["rlimits"])  # type: ignore[arg-type]
+    rlimits.apply(jail.request["rlimits"])
 
 
 def set_environment(jail: Jail) -> None:
     os.environ.clear()
-    os.environ.update(jail.request["environment"])  # type: ignore[call-overload]
+    os.environ.update(jail.request["environment"])
     os.chdir("/work")
 
 
 def prepare_landlock(jail: Jail) -> None:
     """Built once per jail; each worker only enters it."""
     if jail.wants("landlock"):
-        level, rules = jail.request["landlock"]  # type: ignore[misc]
+        level, rules = jail.request["landlock"]
         jail.ruleset = landlock.ruleset(level, rules)
 
 
@@ -271,7 +274,7 @@ def forbid_new_privileges(jail: Jail) -> None:
 
 def load_first_filter(jail: Jail) -> None:
     """The policy, plus what this file still needs below. The listener goes to the host."""
-    program: bytes = jail.request["first_filter"]  # type: ignore[assignment]
+    program: bytes = jail.request["first_filter"]
     jail.listener = seccomp.load(program, listener=True)
 
 
@@ -309,7 +312,7 @@ def close_everything_else(call: Call) -> None:
 
 def load_last_filter(call: Call) -> None:
     """What only the steps above needed is closed; guest code is next."""
-    seccomp.load(call.jail.request["last_filter"])  # type: ignore[arg-type]
+    seccomp.load(call.jail.request["last_filter"])
 
 
 def _join(procs: list[int]) -> None:

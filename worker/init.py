@@ -6,21 +6,24 @@ host believes its messages only within narrow bounds, and keeps the means of kil
 
 from __future__ import annotations
 
+import _signal
+import _socket
 import os
 import sys
 
-import _signal
-import _socket
-
 from . import channel, runner
 from .confine import Call, Jail, StepFailed, confine_jail, confine_worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Where cffi, msgpack and cloudpickle lie (inside as outside); only cloudpickle is imported late.
 import_folders: list[str] = []
 
 
 def main(
-    request: dict[str, object], control: _socket.socket, tree: int, procs: list[int], *, mapped: int
+    request: dict[str, Any], control: _socket.socket, tree: int, procs: list[int], *, mapped: int
 ) -> None:
     """Confine, let the host look, serve calls until the host closes the socket. Never returns."""
     status = 1
@@ -57,11 +60,11 @@ def _serve(jail: Jail, control: _socket.socket) -> None:
     while True:
         message, descriptors = channel.receive(control)
         _, number, options = message
-        if options["cloudpickle"]:  # type: ignore[index]
+        if options["cloudpickle"]:
             _import_cloudpickle()
         worker = os.fork()
         if worker == 0:
-            _work(jail, number, descriptors)  # type: ignore[arg-type]
+            _work(jail, number, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         channel.send(control, ["ended", number, *_wait(worker)])
@@ -103,7 +106,7 @@ def _wait(worker: int) -> tuple[int, float, float]:
 
 
 def _import_cloudpickle() -> None:
-    """From the read-only root, before the fork, once per jail: 35 ms that most calls do not need."""
+    """From the read-only root, before the fork, once per jail: 35 ms most calls do not need."""
     if "cloudpickle" not in sys.modules:
         sys.path.extend(import_folders)
         try:

@@ -14,7 +14,7 @@ def open_parents(tops: list[str]) -> list[tuple[int, str]]:
 
 
 def remove(tops: list[tuple[int, str]]) -> None:
-    """rmdir each tree, leaves first. Groups cannot be removed otherwise, and hold no files of ours."""
+    """rmdir each tree, leaves first: groups cannot be removed otherwise, and hold no files."""
     for parent, name in tops:
         try:
             for _, folders, _, directory in os.fwalk(name, topdown=False, dir_fd=parent):

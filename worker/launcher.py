@@ -6,16 +6,19 @@ namespace's). Never runs guest code and never reads a byte from a jail.
 
 from __future__ import annotations
 
+import _signal as signal
+import _socket as socket
 import gc
 import os
 import select
 import sys
 
-import _signal as signal
-import _socket as socket
-
 from . import channel, init, jail_groups, root
 from .kernel import landlock, mounts, namespaces, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NAMESPACES = {
     "user": namespaces.NEWUSER,
@@ -102,7 +105,7 @@ class _Launcher:
         self._groups = groups
         self._jails: dict[int, int] = {}
         self._templates = root.Templates()
-        self._blueprints: dict[str, dict[str, object]] = {}
+        self._blueprints: dict[str, dict[str, Any]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._poll.register(host, select.POLLIN)
@@ -122,20 +125,20 @@ class _Launcher:
             message, descriptors = channel.receive(self._control)
         except (EOFError, ConnectionError):
             return False
-        self._start(message[1], descriptors)  # type: ignore[arg-type]
+        self._start(message[1], descriptors)
         return True
 
-    def _start(self, request: dict[str, object], descriptors: list[int]) -> None:
+    def _start(self, request: dict[str, Any], descriptors: list[int]) -> None:
         jail = socket.socket(fileno=descriptors[0])
         tree = -1
         step = "prepare_root"
         try:
             blueprint = self._blueprint(request)
-            tree = self._templates.copy(request["key"], blueprint["root"])  # type: ignore[arg-type]
+            tree = self._templates.copy(request["key"], blueprint["root"])
             step = "clone_namespaces"
             pid, pidfd, mapped = self._clone(blueprint, jail, tree, descriptors[1:])
             step = "write_id_maps"
-            self._map(request["outside"], jail, (pid, pidfd), mapped)  # type: ignore[arg-type]
+            self._map(request["outside"], jail, (pid, pidfd), mapped)
         except OSError as error:
             detail = str(error.filename or "")
             channel.send(jail, ["failed", step, error.errno or 0, detail])
@@ -145,21 +148,21 @@ class _Launcher:
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _blueprint(self, request: dict[str, object]) -> dict[str, object]:
+    def _blueprint(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sent once, then named by its key; the host says which to forget."""
-        for old in request["forget"]:  # type: ignore[attr-defined]
+        for old in request["forget"]:
             self._blueprints.pop(old, None)
             self._templates.drop(old)
-        key: str = request["key"]  # type: ignore[assignment]
+        key: str = request["key"]
         if "blueprint" in request:
-            self._blueprints[key] = request["blueprint"]  # type: ignore[assignment]
+            self._blueprints[key] = request["blueprint"]
         return self._blueprints[key]
 
     def _clone(
-        self, blueprint: dict[str, object], jail: socket.socket, tree: int, procs: list[int]
+        self, blueprint: dict[str, Any], jail: socket.socket, tree: int, procs: list[int]
     ) -> tuple[int, int, int]:
         flags = 0
-        for name in blueprint["namespaces"]:  # type: ignore[attr-defined]
+        for name in blueprint["namespaces"]:
             flags |= _NAMESPACES.get(name, 0)
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         try:

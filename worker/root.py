@@ -10,12 +10,17 @@ import os
 
 from .kernel import mounts
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class Templates:
     """The roots this launcher has built, each below a folder of one small tmpfs of its own.
 
-    That tmpfs is attached over /sys, in the launcher's own mount namespace: an overlay's lowers, and
-    whatever is cloned, have to be attached somewhere; /sys is there everywhere and of no use here.
+    That tmpfs is attached over /sys, in the launcher's own mount namespace: an overlay's lowers,
+    and whatever is cloned, have to be attached somewhere; /sys is there everywhere and of no use
+    here.
     (Not on "/" itself: to the kernel that is a chroot, in which CLONE_NEWUSER is EPERM.)
     """
 
@@ -26,13 +31,13 @@ class Templates:
         self._built: dict[str, tuple[str, int]] = {}
         self._count = 0
 
-    def copy(self, key: str, spec: dict[str, object]) -> int:
+    def copy(self, key: str, spec: dict[str, Any]) -> int:
         """A detached copy of the root that `spec` describes, for one jail to attach."""
         if key not in self._built:
             self._built[key] = self._build(spec)
         return mounts.clone_tree(self._built[key][1], "")
 
-    def _build(self, spec: dict[str, object]) -> tuple[str, int]:
+    def _build(self, spec: dict[str, Any]) -> tuple[str, int]:
         self._count += 1
         name = str(self._count)
         for folder in (name, f"{name}/image", f"{name}/empty", f"{name}/root"):
@@ -41,21 +46,21 @@ class Templates:
         try:
             self._fill(f"{name}/image", spec)
             overlay = self._overlay(name)
-            for source, target, attributes in spec["binds"]:  # type: ignore[attr-defined]
+            for source, target, attributes in spec["binds"]:
                 _bind(overlay, source, target, attributes)
         except OSError:
             self._discard(name, overlay)
             raise
         return name, overlay
 
-    def _fill(self, folder: str, spec: dict[str, object]) -> None:
+    def _fill(self, folder: str, spec: dict[str, Any]) -> None:
         image = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._stage)
         try:
-            for path in spec["directories"]:  # type: ignore[attr-defined]
+            for path in spec["directories"]:
                 os.mkdir(path, 0o755, dir_fd=image)
-            for path, target in spec["links"]:  # type: ignore[attr-defined]
+            for path, target in spec["links"]:
                 os.symlink(target, path, dir_fd=image)
-            for path, content in spec["files"]:  # type: ignore[attr-defined]
+            for path, content in spec["files"]:
                 _write(image, path, content)
         finally:
             os.close(image)

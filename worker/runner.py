@@ -8,6 +8,10 @@ import sys
 
 from . import confine, transfer, values, wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # Larger values go through the memory the host provided instead of the socket.
 _INLINE = 64 << 10
 _MOST_REQUEST = 1 << 30
@@ -21,12 +25,13 @@ def main(number: int) -> None:
     confine.take_guest_signals()
     channel.send(b"\0")
     descriptor = channel.detach()
-    kind, _, body = wire.read_frame(descriptor, _MOST_REQUEST)
+    kind, _, content = wire.read_frame(descriptor, _MOST_REQUEST)
     if kind != "run":
         os._exit(1)
-    cap: int = body["result"]  # type: ignore[index]
+    body: Any = content
+    cap: int = body["result"]
     worker = os.getpid()
-    answer = _run(body["payload"], cap)  # type: ignore[index]
+    answer = _run(body["payload"], cap)
     _flush()
     if os.getpid() != worker:
         # A child the function forked and let return: the answer is its parent's to give.
@@ -35,11 +40,11 @@ def main(number: int) -> None:
     os._exit(0)
 
 
-def _run(payload: bytes, cap: int) -> tuple[str, object]:
+def _run(payload: bytes, cap: int) -> tuple[str, Any]:
     try:
         function, arguments, keywords = transfer.load_call(payload)
         value = function(*arguments, **keywords)
-    except BaseException as error:  # noqa: BLE001 (the guest's, whatever it is)
+    except BaseException as error:
         return "raised", _describe(error)
     try:
         return "value", values.encode_value(value, cap)
@@ -49,10 +54,10 @@ def _run(payload: bytes, cap: int) -> tuple[str, object]:
         return "too_large", error.at_least
 
 
-def _send(descriptor: int, number: int, answer: tuple[str, object]) -> None:
+def _send(descriptor: int, number: int, answer: tuple[str, Any]) -> None:
     kind, body = answer
     if kind == "value":
-        buffers: list[bytes] = body  # type: ignore[assignment]
+        buffers: list[bytes] = body
         size = sum(len(buffer) for buffer in buffers)
         if size > _INLINE:
             _store(buffers)
@@ -79,7 +84,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: BLE001, S110 (a guest may have replaced or closed it)
+        except Exception:  # noqa: S110 (a guest may have replaced or closed it)
             pass
 
 
@@ -95,7 +100,7 @@ def _describe(error: BaseException) -> list[str]:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException:  # noqa: BLE001 (a guest's __str__)
+    except BaseException:
         return "<no message: str() of the exception raised>"
 
 
@@ -140,5 +145,3 @@ def _one(error: BaseException) -> str:
         half = _MOST_FRAMES // 2
         frames[half:-half] = [f"  ... {len(frames) - _MOST_FRAMES} frames ..."]
     return "\n".join([*lines, *frames, f"{type(error).__name__}: {_message(error)}"])
-
-

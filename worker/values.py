@@ -64,7 +64,7 @@ _TIME = struct.Struct(">BBBIB")
 _TIMEDELTA = struct.Struct(">iiI")
 
 
-class Unfit(Exception):  # noqa: N818 - an answer, not an error of ours
+class Unfit(Exception):
     """The value cannot leave the jail: `where` it holds what it may not (``result['a'][3]``), the
     `type_name` of that, and the `reason`."""
 
@@ -82,7 +82,7 @@ class Unfit(Exception):  # noqa: N818 - an answer, not an error of ours
         return text if len(text) <= 2000 else text[:900] + " ... " + text[-900:]
 
 
-class TooLarge(Exception):  # noqa: N818
+class TooLarge(Exception):
     """The value takes `at_least` this many bytes, more than the cap."""
 
     def __init__(self, at_least: int) -> None:

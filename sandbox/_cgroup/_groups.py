@@ -213,9 +213,8 @@ def _make_tops(place: Place, owner: Owner) -> tuple[Hierarchy, ...]:
         except FileExistsError:
             pass
         except OSError as error:
-            raise _delegate.refused(
-                error, f"make a group in {os.path.dirname(top.base)}"
-            ) from error
+            what = f"make a group in {os.path.dirname(top.base)}"
+            raise _delegate.refused(error, what, place.version) from error
         else:
             return tops
         finally:

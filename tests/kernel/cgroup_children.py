@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from sandbox._cgroup import Groups
+from sandbox._models import Limits
 
 _JOIN = """
 import os, sys
@@ -20,7 +22,12 @@ print("in", flush=True)
 sys.stdin.readline()
 """
 
+# Bodies: wait to be told again; use more memory than any limit of these tests.
 WAIT = "sys.stdin.readline()"
+HOG = "data = b'x' * (200 << 20)"
+
+MIB = 1 << 20
+SMALL = Limits(memory="32M", disk="1M", processes=4)
 
 
 class Child:
@@ -69,6 +76,17 @@ class Child:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+@contextmanager
+def opened() -> Iterator[Groups]:
+    """Groups of this process, which must leave no directory when they are closed."""
+    groups = Groups.open()
+    try:
+        yield groups
+    finally:
+        groups.close()
+    assert folders(groups) == []
 
 
 def folders(groups: Groups) -> list[str]:

@@ -15,24 +15,16 @@ from sandbox._cgroup import Groups
 from sandbox._cgroup._detect import detect
 from sandbox._errors import SetupError, Unsupported
 from sandbox._models import Limits
-from tests.kernel.cgroup_children import WAIT, Child, folders, open_files
+from tests.kernel.cgroup_children import HOG, MIB, SMALL, WAIT, Child, folders, open_files, opened
 
 if detect().version != 1:
     pytest.skip("this kernel's controllers are on cgroup v2", allow_module_level=True)
 
-MIB = 1 << 20
-SMALL = Limits(memory="32M", disk="1M", processes=4)
-HOG = "data = b'x' * (200 << 20)"
-
 
 @pytest.fixture
 def groups() -> Iterator[Groups]:
-    found = Groups.open()
-    try:
+    with opened() as found:
         yield found
-    finally:
-        found.close()
-        assert folders(found) == []
 
 
 def identities(groups: Groups) -> dict[str, int]:

@@ -14,25 +14,18 @@ import pytest
 from sandbox._cgroup import Groups
 from sandbox._cgroup._detect import detect, home
 from sandbox._cgroup._remove import Removal
-from sandbox._models import Limits
-from tests.kernel.cgroup_children import WAIT, Child, folders, open_files
+from tests.kernel.cgroup_children import HOG, SMALL, WAIT, Child, folders, open_files, opened
 
 if detect().version != 2:
     pytest.skip("this kernel's controllers are on cgroup v1", allow_module_level=True)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SMALL = Limits(memory="32M", disk="1M", processes=4)
-HOG = "data = b'x' * (200 << 20)"
 
 
 @pytest.fixture
 def groups() -> Iterator[Groups]:
-    found = Groups.open()
-    try:
+    with opened() as found:
         yield found
-    finally:
-        found.close()
-        assert folders(found) == []
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Boots another Linux kernel and runs a command on it. See README.md beside this file.
 
-    python tests/kernels/boot.py --kernel 6.1 --user -- .venv/bin/python -m pytest -q tests
+python tests/kernels/boot.py --kernel 6.1 --user -- .venv/bin/python -m pytest -q tests
 """
 
 from __future__ import annotations

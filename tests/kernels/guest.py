@@ -48,9 +48,7 @@ def write(folder: Path, kernel: str, task: Task) -> None:
     folder.mkdir(mode=0o755)
     _script(folder / "init", _HERE / "guest_init.sh")
     _script(folder / "modprobe", _HERE / "guest_modprobe.sh")
-    _text(
-        folder / "settings", f"REPO={shlex.quote(str(task.repo))}\nAS_USER={int(task.as_user)}\n"
-    )
+    _text(folder / "settings", f"REPO={shlex.quote(str(task.repo))}\nAS_USER={int(task.as_user)}\n")
     _text(folder / "shown", _numbered(shown_folders(task)))
     _text(folder / "command", _command(kernel, task))
     home = f"/home/{_NAME}"

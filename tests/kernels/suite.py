@@ -31,7 +31,12 @@ def run(version: str, user: bool) -> tuple[str, int, float, str]:
     command += [".venv/bin/python", "-m", "pytest", "-q", "--maxfail=20", "-p", "no:cacheprovider"]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
-    return f"{version} {who}", done.returncode, time.monotonic() - started, done.stdout + done.stderr
+    return (
+        f"{version} {who}",
+        done.returncode,
+        time.monotonic() - started,
+        done.stdout + done.stderr,
+    )
 
 
 def main() -> int:

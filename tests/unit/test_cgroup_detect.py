@@ -230,7 +230,7 @@ def test_fields_of_a_counter_file() -> None:
 
 def test_a_limit_the_kernel_did_not_take_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pids.max").write_text("9999\n")
-    with pytest.raises(SetupError, match="pids.max: wrote 4, the kernel shows 4999"):
+    with pytest.raises(SetupError, match=r"pids\.max: wrote 4, the kernel shows 4999"):
         Folder(str(tmp_path)).limit("pids.max", 4)
     (tmp_path / "cpu.max").write_text("50000 200000\n")
     with pytest.raises(SetupError, match="wrote 5 1, the kernel shows"):
@@ -238,6 +238,6 @@ def test_a_limit_the_kernel_did_not_take_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_control_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="memory.max, value max") as caught:
+    with pytest.raises(SetupError, match=r"memory\.max, value max") as caught:
         Folder(str(tmp_path)).limit("memory.max", None)
     assert caught.value.errno == errno.ENOENT

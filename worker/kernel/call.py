@@ -55,7 +55,7 @@ NUMBERS: dict[str, int] = {**_NEW, **_OLD.get(os.uname().machine, {})}
 
 
 def address(data: object) -> int:
-    """The address of a cffi object or of a bytes-like object's memory. The caller keeps it alive."""
+    """The address of a cffi object or a bytes-like object's memory. The caller keeps it alive."""
     if isinstance(data, ffi.CData):
         return int(ffi.cast("uintptr_t", data))
     return int(ffi.cast("uintptr_t", ffi.from_buffer(data)))

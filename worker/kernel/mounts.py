@@ -8,6 +8,10 @@ import os
 from ._ffi import ffi
 from .call import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, address, syscall
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 RDONLY = 0x1
 NOSUID = 0x2
 NODEV = 0x4
@@ -67,7 +71,7 @@ def set_propagation(path: str, propagation: int) -> None:
         os.close(descriptor)
 
 
-def new_filesystem(kind: str, options: dict[str, str | None], attributes: int) -> int:
+def new_filesystem(kind: str, options: Mapping[str, str | None], attributes: int) -> int:
     """A detached new file system (fsopen, fsconfig, fsmount); an option of None is a flag."""
     name = _c(kind)
     context = _named(kind, "fsopen", address(name), _FSOPEN_CLOEXEC)

@@ -41,7 +41,10 @@ def hide_uptime() -> None:
     unshare(NEWTIME)
     offsets = "".join(
         f"{clock} -{int(time.clock_gettime(number))} 0\n"
-        for clock, number in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME))
+        for clock, number in (
+            ("monotonic", time.CLOCK_MONOTONIC),
+            ("boottime", time.CLOCK_BOOTTIME),
+        )
     )
     _write("/proc/self/timens_offsets", offsets)
 

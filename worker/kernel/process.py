@@ -46,7 +46,8 @@ def set_dumpable(value: bool) -> None:
 
 
 def no_new_privileges() -> None:
-    """exec gives no more rights than there are; needed for seccomp and Landlock without CAP_SYS_ADMIN."""
+    """exec gives no more rights than there are. Without CAP_SYS_ADMIN, seccomp and Landlock ask
+    for it."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -1,4 +1,4 @@
-"""Load a given filter (seccomp(2)); knows nothing of policies, and libseccomp is not loaded here."""
+"""Load a given filter (seccomp(2)). Knows nothing of policies; libseccomp is not loaded here."""
 
 from __future__ import annotations
 
