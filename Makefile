@@ -4,15 +4,17 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SEED ?= 1
 RUNS ?= 20000
+# On cgroup v2 a sandbox needs a delegated group that it shares with nobody, not even make.
+SCOPE := sh examples/scope.sh
 
 .PHONY: demo test lint bench fuzz kernels clean
 
 demo: $(VENV)/ready
-	$(VENV)/bin/sandbox doctor
-	$(PYTHON) examples/quickstart.py
+	$(SCOPE) $(VENV)/bin/sandbox doctor
+	$(SCOPE) $(PYTHON) examples/quickstart.py
 
 test: $(VENV)/ready
-	$(VENV)/bin/pytest
+	$(SCOPE) $(VENV)/bin/pytest
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -20,7 +22,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/ready
-	$(PYTHON) benchmarks/run.py
+	$(SCOPE) $(PYTHON) benchmarks/run.py
 
 fuzz: $(VENV)/ready
 	$(PYTHON) fuzz/fuzz_wire.py --runs $(RUNS) --seed $(SEED)

@@ -20,7 +20,7 @@ from ._models import Limits, Mount, Outcome
 from ._policy import Policy, load_policy
 from ._raising import exception_for
 from ._runtime import RUNTIME
-from ._supervisor import Supervisor, drive
+from ._supervisor import supervise
 from ._visible import Visible, own_paths
 
 _P = ParamSpec("_P")
@@ -31,6 +31,10 @@ _GUEST_ENVIRONMENT = {
     "HOME": "/work",
     "TMPDIR": "/tmp",
     "LANG": "C.UTF-8",
+    # One BLAS thread: others count against Limits.processes, and OpenBLAS aborts without them.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
 }
 
 
@@ -47,7 +51,8 @@ class Sandbox:
         policy: the name of a shipped policy (``"base"``, ``"python"``, ``"compute"``), the path of
             a TOML file, or a `Policy`.
         mounts: folders and files of the host to show.
-        env: environment variables for the guest beside PATH, HOME, TMPDIR and LANG.
+        env: environment variables for the guest beside PATH, HOME, TMPDIR, LANG and those that keep
+            BLAS to one thread.
         preload: names of modules imported before the jail is made, with their distributions shown
             to the guest; they are imported with the host's rights, so name only what you trust.
         allow_missing: layers (see ARCHITECTURE.md) that may be missing on this host; the outcome
@@ -111,11 +116,16 @@ class Sandbox:
 
     def close(self) -> None:
         """End the jail and everything in it. What it leaves is removed off the caller's path,
-        within milliseconds. Closing twice is allowed."""
+        within milliseconds. A call under way in another thread ends as cancelled. Closing twice is
+        allowed."""
         self._state = "closed"
-        jail, self._jail = self._jail, None
-        if jail is not None and self._owner == os.getpid():
-            _bury(jail)
+        if self._jail is None or self._owner != os.getpid():
+            return
+        self._jail.cancel()
+        with self._lock:
+            jail, self._jail = self._jail, None
+            if jail is not None:
+                _bury(jail)
 
     def __del__(self) -> None:
         if getattr(self, "_jail", None) is not None and self._owner == os.getpid():
@@ -150,23 +160,7 @@ class Sandbox:
         cargo = _transfer.dump_call(function, args, kwargs, visible=self._visible)
         with self._lock:
             self._check_open()
-            call = Supervisor(
-                self._usable_jail(),
-                self._next_number(),
-                self._limits,
-                cargo,
-            )
-            try:
-                drive(call)
-            except BaseException:
-                # KeyboardInterrupt, or a signal handler's exception: the call ends first.
-                call.cancel()
-                drive(call)
-                raise
-            finally:
-                outcome = call.outcome()
-                call.release()
-        return outcome
+            return supervise(self._usable_jail(), self._next_number(), self._limits, cargo)
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and

@@ -38,7 +38,7 @@ class Jail:
         self.launcher = launcher
         self.group = group
         self.lease = lease
-        self.broken = False
+        self.broken = self.cancelled = False
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
         self._outside = (self.uid, self.uid if lease else os.getegid())
@@ -109,15 +109,24 @@ class Jail:
         """Whether another call can be made in it."""
         return not self.broken and self.launcher.alive
 
+    def cancel(self) -> None:
+        """SIGKILL to pid 1, and with it to everything in the jail; its owner wishes so. Callable
+        from any thread: no descriptor is closed under a supervisor's feet."""
+        self.cancelled = True
+        self._signal()
+
     def kill(self) -> None:
-        """SIGKILL to pid 1, and with it to everything in the jail. Does not wait."""
+        """The same, because it is of no use any more. Does not wait."""
         self.broken = True
+        self._signal()
+        self.control.close()
+
+    def _signal(self) -> None:
         if self.pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self.control.close()
 
     def forget(self) -> None:
         """Close our descriptors; kills nothing (a forked child's copy, or after the end)."""

@@ -24,9 +24,18 @@ class Reaper:
         self._lock = threading.Lock()
         self._wake = -1
         self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def end(self) -> None:
+        """At exit, with launchers and groups gone: nothing is left to wait for, and a thread
+        started while the interpreter ends may never run."""
+        self._ended = True
 
     def bury(self, jail: Jail) -> None:
         """Take a killed jail over."""
+        if self._ended:
+            jail.forget()
+            return
         with self._lock:
             self._idle.clear()
             self._new.append(jail)

@@ -63,6 +63,7 @@ class Runtime:
         self.reaper.drain()
         self.launchers.close()
         self.reaper.drain(1.0)
+        self.reaper.end()
         with self._lock:
             if self._groups is not None:
                 self._groups.close()
@@ -71,6 +72,8 @@ class Runtime:
     def after_fork(self) -> None:
         """In a forked child everything is the parent's: drop our copies of the descriptors."""
         self.launchers.after_fork()
+        if self._groups is not None:
+            self._groups.forget()
         if self._lease is not None:
             self._lease.socket.close()
         self._reset()

@@ -14,7 +14,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _channel, _notify, _observe, _values, _wire
@@ -168,7 +168,10 @@ class Supervisor:
         try:
             message, extra = _channel.receive(self._jail.control)
         except _channel.ChannelLost:
-            self._fail("the jail's init ended during the call")
+            if self._jail.cancelled:
+                self.facts.killed.append("cancel")
+            else:
+                self._fail("the jail's init ended during the call")
             self._finish()
             return
         _channel.close_all(extra)
@@ -176,7 +179,7 @@ class Supervisor:
             step, number, detail = message[1:]
             reason = os.strerror(number) if isinstance(number, int) and number else ""
             self._fail(f"the worker could not be confined: {step} {detail} {reason}".strip()[:500])
-        elif message[0] == "ended" and len(message) == 5 and isinstance(message[2], int):
+        elif message[:2] == ["ended", self._number] and isinstance(message[2], int):
             self.facts.wait_status = message[2] & 0xFFFF
             self._finish()
         else:
@@ -471,10 +474,10 @@ def _new_store(size: int) -> int:
     return store
 
 
-def drive(call: Supervisor, poll_factory: Callable[[], select.poll] = select.poll) -> None:
+def drive(call: Supervisor) -> None:
     """Run the state machine to its end, blocking this thread."""
     while not call.done:
-        poll = poll_factory()
+        poll = select.poll()
         for descriptor, events in call.interests().items():
             poll.register(descriptor, events)
         deadline = call.deadline()
@@ -484,6 +487,28 @@ def drive(call: Supervisor, poll_factory: Callable[[], select.poll] = select.pol
                 call.on_event(descriptor)
         if not call.done:
             call.on_time()
+
+
+def supervise(jail: Jail, number: int, limits: Limits, cargo: Cargo) -> Outcome:
+    """One call from beginning to end, blocking this thread. If the wait is interrupted
+    (KeyboardInterrupt, a signal handler's exception) the call is ended first."""
+    try:
+        call = Supervisor(jail, number, limits, cargo)
+    except BaseException:
+        jail.kill()
+        raise
+    try:
+        drive(call)
+    except BaseException:
+        call.cancel()
+        drive(call)
+        raise
+    finally:
+        if not call.done:  # interrupted twice
+            jail.kill()
+        outcome = call.outcome()
+        call.release()
+    return outcome
 
 
 def _ordered(events: Sequence[tuple[int, int]], call: Supervisor) -> list[tuple[int, int]]:

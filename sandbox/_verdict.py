@@ -99,7 +99,7 @@ def _memory(facts: Facts) -> _Found:
 
 
 def _foreign_oom(facts: Facts) -> _Found:
-    if facts.oom_kills:
+    if facts.oom_kills or "memory" in facts.killed:
         text = (
             "the machine, not the call's limit, ran out of memory, and the kernel chose this call"
         )

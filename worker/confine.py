@@ -251,8 +251,13 @@ def apply_rlimits(jail: Jail) -> None:
 
 
 def set_environment(jail: Jail) -> None:
-    os.environ.clear()
-    os.environ.update(jail.request["environment"])
+    """Exactly what was asked for; most of it is the launcher's own already."""
+    wanted: dict[str, str] = jail.request["environment"]
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     os.chdir("/work")
 
 

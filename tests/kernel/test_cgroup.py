@@ -12,8 +12,6 @@ from sandbox._cgroup import Groups
 from sandbox._models import Limits
 from tests.kernel.cgroup_children import HOG, MIB, SMALL, WAIT, Child, opened
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 FORK = """
 import errno
 refused = 0

@@ -1,6 +1,6 @@
 """Run in a guest: tries what a sandbox needs from the kernel and compares it with kernels.toml.
 
-    python tests/kernels/boot.py --kernel 6.1 --user -- .venv/bin/python tests/kernels/guest_report.py
+    python tests/kernels/boot.py --user -- .venv/bin/python tests/kernels/guest_report.py
 
 Prints one line per finding. Exit status 1 if a layer that kernels.toml declares missing works, if
 another layer is missing, or if the guest is not set up as README.md promises. It asks the kernel by

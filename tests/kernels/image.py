@@ -44,8 +44,8 @@ def _copy(repo: Path, target: Path, owner: int) -> None:
         *("--no-anchored", *(f"--exclude={name}" for name in _LEFT_OUT)),
     ]
     ownership = [f"--owner={owner}", f"--group={owner}", "--numeric-owner"]
-    pack = ["tar", "-C", repo, *excluded, *ownership, "-cf", "-", "."]
-    unpack = ["tar", "-C", target, "--numeric-owner", "-xpf", "-"]
+    pack = ["tar", "-C", str(repo), *excluded, *ownership, "-cf", "-", "."]
+    unpack = ["tar", "-C", str(target), "--numeric-owner", "-xpf", "-"]
     with subprocess.Popen(pack, env=_ENVIRONMENT, stdout=subprocess.PIPE) as packing:
         unpacked = subprocess.run(unpack, env=_ENVIRONMENT, stdin=packing.stdout)
     # 1 is "a file changed as we read it": a checkout somebody works in.

@@ -31,7 +31,8 @@ def lease():
     held = RUNTIME.lease()
     return held and held.socket.getsockname().decode().replace(chr(0), "@")
 def mark_and_sleep():
-    open("/shown/started", "w").close()
+    if os.fork():
+        open("/shown/started", "w").close()
     time.sleep(1000)
 LONG = Limits(wall_time=300)
 """
@@ -39,7 +40,7 @@ LONG = Limits(wall_time=300)
 
 class App:
     """`body` is Python source; it finds `make` (a Sandbox with this kernel's waivers), `SHOWN` (a
-    writable mount) and `mark_and_sleep` (a guest that says in there that it runs), and `tell`s
+    writable mount) and `mark_and_sleep` (a guest that forks a child and says in there that it runs), and `tell`s
     JSON, a line each. `TMPDIR` is a folder of its own."""
 
     def __init__(self, body: str, tmp_path: Path) -> None:
@@ -82,8 +83,8 @@ class App:
         self.note()
 
     def note(self, lease: str | None = None) -> list[Process]:
-        """Remember what exists because of it now: its processes (in the order launcher, init,
-        worker), its groups, and the name of its lease."""
+        """Remember what exists because of it now: its processes (launcher, init and
+        worker first), its groups, and the name of its lease."""
         found = list(descendants(self.pid))
         self._seen |= set(found)
         self._groups |= groups_of(self.pid)
@@ -114,7 +115,7 @@ class App:
     def leaves_no_process(self) -> None:
         assert self._seen, "nothing was noted, so nothing can be missed"
         for process in self._seen:
-            until(lambda process=process: not process.exists(), f"the end of {process}")  # type: ignore[misc]
+            until(lambda process=process: not process.running(), f"the end of {process}")  # type: ignore[misc]
 
     def leaves_nothing(self) -> None:
         """No process, group, socket or temporary file of it remains."""

@@ -1,0 +1,135 @@
+"""C: a guest finds nothing on itself that was the application's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from sandbox import Limits, Sandbox
+from tests.escape.outside import ROOT, Outside
+from tests.probes import inherited
+
+Make = Callable[..., Sandbox]
+
+F_SETOWN, F_SETSIG = 8, 10
+STORE, RESULT = 4, 3
+EXPECTED = {0: "device", 1: "pipe", 2: "pipe", RESULT: "socket", STORE: "file"}
+
+
+def test_c02_c05_only_the_documented_descriptors_are_open(
+    make_sandbox: Make, small: Limits, folder: str
+) -> None:
+    """Although the application has others that programs it starts inherit (the control), and the
+    launcher, of a profile of its own, was started while they were open."""
+    leak = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        names = subprocess.run(
+            [
+                *(sys.executable, "-c"),
+                "from tests.probes.inherited import *; print(names_of_descriptors())",
+            ],
+            close_fds=False,
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout
+        assert folder.encode() in names
+        with make_sandbox(small, preload=["colorsys"]) as sandbox:
+            assert sandbox.run(inherited.descriptors) == EXPECTED
+    finally:
+        os.close(leak)
+
+
+def test_c04_flags_the_guest_changes_are_not_the_hosts(jail: Sandbox) -> None:
+    before = [fcntl.fcntl(stream, fcntl.F_GETFL) for stream in range(3)]
+    assert jail.run(inherited.change_flags)
+    assert [fcntl.fcntl(stream, fcntl.F_GETFL) for stream in range(3)] == before
+    # Nor the next call's, but for the null device, which calls share.
+    assert not any(flags & os.O_NONBLOCK for flags in jail.run(inherited.change_flags)[1:])
+
+
+@pytest.mark.parametrize("request_", [F_SETOWN, F_SETSIG], ids=["F_SETOWN", "F_SETSIG"])
+def test_c04_descriptors_do_not_send_signals(request_: int, jail: Sandbox, bare: Sandbox) -> None:
+    argument = 1 if request_ == F_SETOWN else 10
+    assert bare.run(inherited.own_by_signal, request_, argument) == "done"
+    assert jail.run(inherited.own_by_signal, request_, argument) == "EPERM"
+
+
+def test_c05_the_result_channel_does_not_name_the_host(jail: Sandbox) -> None:
+    pid, uid = jail.run(inherited.peer_of, RESULT)
+    assert pid == 0
+    assert uid in (65534, 1000)  # not mapped inside; or the guest's own, of an ordinary user
+
+
+def test_c06_c08_no_memory_of_the_application_is_in_the_guest(
+    make_sandbox: Make, small: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a secret on the application's heap nor one in its environment, in no writable page
+    of a guest whose launcher was started while both were there."""
+    first, second = secrets.token_hex(8).encode(), secrets.token_hex(8).encode()
+    monkeypatch.setenv("SECRET_OF_THE_APPLICATION", (first + second).decode())
+    heap = first + second
+    with make_sandbox(small, preload=["wave"]) as sandbox:
+        assert sandbox.run(inherited.occurrences, first, second, True) >= 1
+        assert sandbox.run(inherited.occurrences, first, second, False) == 0
+    assert inherited.occurrences(first, second, False) >= len([heap])
+
+
+def test_c07_random_state_is_fresh_in_every_call(
+    jail: Sandbox, make_sandbox: Make, small: Limits
+) -> None:
+    with make_sandbox(small) as other:
+        states = [s.run(inherited.random_state) for s in (jail, jail, other, other)]
+    for kind in zip(*states, strict=True):
+        assert len(set(kind)) == len(states)
+
+
+def test_c07_the_hosts_hash_secret_is_not_the_guests(jail: Sandbox) -> None:
+    assert jail.run(inherited.hash_of_text) != hash("canary")
+
+
+def test_c08_the_environment_is_the_documented_list(
+    make_sandbox: Make, small: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_APPLICATION", "x")
+    with make_sandbox(small, env={"MINE": "1"}) as sandbox:
+        names = set(sandbox.run(inherited.environment))
+    assert names == {"PATH", "HOME", "TMPDIR", "LANG", "MINE"}
+
+
+@pytest.mark.parametrize("size", [0, (1 << 20) + 4096], ids=["shrunk", "grown"])
+def test_c09_the_memory_for_results_keeps_its_size(size: int, jail: Sandbox) -> None:
+    assert jail.run(inherited.own_memory_resized, 1 << 20) == "done"
+    assert jail.run(inherited.resize, STORE, size) == "EPERM"
+
+
+def test_c09_nor_when_it_is_opened_again(jail: Sandbox) -> None:
+    assert jail.run(inherited.reopened_and_resized, STORE, 1 << 19) == "EPERM"
+    assert jail.run(inherited.reopened_and_resized, RESULT, 1 << 19) == "ENXIO"
+
+
+def test_c10_descriptors_sent_to_the_host_do_not_stay(jail: Sandbox) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    outcome = jail.call(inherited.pass_descriptors, RESULT, 30, 50)
+    assert outcome.status == "result_invalid"  # its bytes are no frame
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_c11_descriptors_are_capped(jail: Sandbox, small: Limits, outside: Outside) -> None:
+    top = small.open_files
+    assert jail.run(inherited.duplicate, top - 1) == "done"
+    assert jail.run(inherited.duplicate, top) == "EBADF"
+    assert jail.run(inherited.open_many) == top
+    assert outside(inherited.duplicate, top) == "done"
+
+
+def test_c11_the_cap_cannot_be_raised(jail: Sandbox, bare: Sandbox) -> None:
+    assert jail.run(inherited.raise_hard_limit) == "refused"
+    assert bare.run(inherited.raise_hard_limit) == "refused"
