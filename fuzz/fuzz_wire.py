@@ -32,6 +32,7 @@ MOST_INPUT = 1 << 16
 _EXTENSIONS = [*range(9), *range(14, 30), *range(65, 72), 127, 128, 254, 255]
 _INTS = [0, 1, -1, 127, 128, 255, 256, 65535, 65536, (1 << 31) - 1, (1 << 32) - 1, (1 << 61) - 1]
 _DTYPES = ["<i4", "|?", "<U2", "|S3", "<M8[ns]", "<g", ">G", "|O8", "<m8[7D]", "<q", "<U0", "V4"]
+_DEEPEST = 8
 
 
 def load_corpus(name: str) -> list[bytes]:
@@ -80,7 +81,9 @@ def _ext(rng: random.Random) -> bytes:
 
 
 def _array(rng: random.Random, depth: int) -> bytes:
-    count = rng.randint(0, 6) if rng.random() < 0.95 else rng.randint(7, 300)
+    count = rng.randint(0, 4)
+    if rng.random() < 0.03:
+        count, depth = rng.randint(5, 300), _DEEPEST  # long and flat
     claimed = count if rng.random() < 0.9 else rng.choice((0, 15, 8192, 65535))
     kind = b""
     if count and rng.random() < 0.7:
@@ -95,7 +98,7 @@ def _array(rng: random.Random, depth: int) -> bytes:
 def token(rng: random.Random, depth: int = 0) -> bytes:
     """One msgpack item, most often a well-formed one of the protocol."""
     pick = rng.random()
-    if pick < 0.35 and depth < 12:
+    if pick < 0.35 and depth < _DEEPEST:
         return _array(rng, depth)
     if pick < 0.55:
         return _ext(rng)
