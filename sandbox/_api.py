@@ -6,7 +6,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,11 +16,12 @@ from ._jail import Jail
 from ._launcher import Profile
 from ._layers import check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
+from ._packages import own_packages, place
 from ._policy import Policy, load_policy
 from ._raising import exception_for
 from ._runtime import RUNTIME
 from ._supervisor import supervise
-from ._visible import Visible, own_paths
+from ._visible import Visible
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -85,10 +85,10 @@ class Sandbox:
         if isinstance(preload, str):
             raise TypeError("preload: expected a sequence of module names, not one string")
         self._visible = Visible.of(preload)
-        self._profile = Profile(tuple(preload), self._visible.sys_path)
-        visible = (*self._visible.paths, *_late_imports())
+        packages = place(self._visible)
+        self._profile = Profile(tuple(preload), packages)
         self._mounts = tuple(_checked_mounts(mounts))
-        self._root = root_for(tuple(dict.fromkeys(visible)), self._mounts)
+        self._root = root_for((*packages.shown, *own_packages()), self._mounts)
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._calls = 0
@@ -215,13 +215,6 @@ class Sandbox:
 def _bury(jail: Jail) -> None:
     jail.kill()
     RUNTIME.reaper.bury(jail)
-
-
-@cache
-def _late_imports() -> tuple[str, ...]:
-    """What init may import inside the jail: cloudpickle's folder."""
-    folders = [os.path.join(path, "cloudpickle") for path in own_paths()]
-    return tuple(folder for folder in folders if os.path.isdir(folder))
 
 
 def _checked_mounts(mounts: Iterable[Mount]) -> Iterable[Mount]:

@@ -32,17 +32,17 @@ class Blueprint:
     layers: Layers
 
 
-def root_for(visible: tuple[str, ...], mounts: tuple[Mount, ...]) -> RootPlan:
+def root_for(packages: tuple[tuple[str, str], ...], mounts: tuple[Mount, ...]) -> RootPlan:
     """The planned root. Callers' mounts are looked at anew each time; the rest of a process's
     surroundings (its interpreter, packages, working directory) once. Raises ValueError."""
     if mounts:
-        return plan_root(visible, mounts)
-    return _plain_root(visible, _surroundings())
+        return plan_root(packages, mounts)
+    return _plain_root(packages, _surroundings())
 
 
 @lru_cache(maxsize=32)
-def _plain_root(visible: tuple[str, ...], surroundings: object) -> RootPlan:
-    return plan_root(visible, ())
+def _plain_root(packages: tuple[tuple[str, str], ...], surroundings: object) -> RootPlan:
+    return plan_root(packages, ())
 
 
 def _surroundings() -> object:

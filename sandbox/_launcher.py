@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import _channel, _paths, _root
 from ._blueprint import Blueprint
 from ._errors import InternalError, SetupError, Unsupported
+from ._packages import OWN, Packages
 from ._visible import own_paths
 
 # All the environment there is, from the launcher's exec on: nothing of the application's.
@@ -33,8 +34,8 @@ _MOST_KNOWN = 32
 class Profile:
     """What a launcher has imported: jails with the same profile share one."""
 
-    preload: tuple[str, ...] = ()
-    sys_path: tuple[str, ...] = ()
+    preload: tuple[str, ...]
+    packages: Packages
 
 
 class Launcher:
@@ -68,7 +69,9 @@ class Launcher:
         host = os.pidfd_open(os.getpid())
         config = {
             "preload": list(profile.preload),
-            "sys_path": list(profile.sys_path),
+            "packages": profile.packages.shown,
+            "sys_path": profile.packages.sys_path,
+            "late": OWN,
             "groups": list(groups),
         }
         try:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from . import _paths
+from ._errors import Unsupported
 from ._models import Mount
 
 _READ_ONLY = ("ro", "nosuid", "nodev")
@@ -35,6 +36,7 @@ _FILES = {
     "etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
 }
 _COPIED = ("etc/ld.so.cache", "etc/localtime")
+_OWN_PLACES = ("/tmp", "/work", "/dev", "/proc", "/sys", "/etc")
 # Where a caller may not mount: the jail needs them, or they hold what it needs.
 _RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/work", "/etc", "/usr", *(f"/{s}" for s in _SYSTEM))
 
@@ -99,9 +101,9 @@ class RootPlan:
         return self
 
 
-def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
-    """The root for a guest that sees the interpreter, the system's folders, `visible` host paths
-    (read-only, at their own place) and the caller's `mounts`.
+def plan_root(packages: Sequence[tuple[str, str]], mounts: Iterable[Mount]) -> RootPlan:
+    """The root for a guest that sees the interpreter, the system's folders, `packages` (host path
+    and place inside, read-only) and the caller's `mounts`.
 
     Raises:
         ValueError: a mount that cannot be made, before anything is created.
@@ -111,9 +113,11 @@ def plan_root(visible: Sequence[str], mounts: Iterable[Mount]) -> RootPlan:
         plan.folder(place)
     _show_system(plan)
     _show_interpreter(plan)
-    _hide_packages(plan, visible)
-    for path in visible:
-        _show(plan, path)
+    _hide_packages(plan)
+    for source, target in packages:
+        _check_readable(source)
+        plan.mount_point(target, is_folder=os.path.isdir(source))
+        plan.binds.append((source, target.strip("/"), _READ_ONLY))
     plan.links += _LINKS
     plan.files += _FILES.items()
     _copy_files(plan)
@@ -153,23 +157,26 @@ def _show_interpreter(plan: RootPlan) -> None:
     plan.interpreter += ["/usr", *(f"/{name}" for name in _SYSTEM if os.path.isdir(f"/{name}"))]
     for path in sorted(prefixes | {os.path.realpath(p) for p in prefixes}):
         if not plan.shows(path):
+            if any(_inside(path, place) for place in _OWN_PLACES):
+                raise Unsupported(
+                    "root",
+                    f"the interpreter lies in {path!r}, below a place that is the jail's own",
+                    f"Use one outside {', '.join(_OWN_PLACES)}.",
+                )
             _check_readable(path)
             plan.interpreter.append(path)
             plan.folder(path)
             plan.binds.append((path, path.strip("/"), _READ_ONLY))
 
 
-def _hide_packages(plan: RootPlan, visible: Sequence[str]) -> None:
+def _hide_packages(plan: RootPlan) -> None:
     """Cover the folders inside the shown trees that hold other people's packages or the
-    application: an empty folder of the image, with mount points for what is visible in them."""
-    for number, path in enumerate(_hidden(plan)):
-        cover = f"covers/{number}"
-        plan.folder(cover)
-        for shown in visible:
-            if _inside(shown, path) and shown != path:
-                inner = os.path.relpath(shown, path)
-                plan.mount_point(f"{cover}/{inner}", is_folder=os.path.isdir(shown))
-        plan.binds.append((f"image:{cover}", path.strip("/"), _READ_ONLY))
+    application with an empty folder of the image."""
+    hidden = _hidden(plan)
+    if hidden:
+        plan.folder("empty")
+    for path in hidden:
+        plan.binds.append(("image:empty", path.strip("/"), _READ_ONLY))
 
 
 def _hidden(plan: RootPlan) -> list[str]:
@@ -199,18 +206,6 @@ def _working_directory() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return "/usr/src"
-
-
-def _show(plan: RootPlan, path: str) -> None:
-    covered = any(
-        _inside(path, "/" + target) for source, target, _ in plan.binds if source[:6] == "image:"
-    )
-    if plan.shows(path) and not covered:
-        return
-    _check_readable(path)
-    if not covered:
-        plan.mount_point(path, is_folder=os.path.isdir(path))
-    plan.binds.append((path, path.strip("/"), _READ_ONLY))
 
 
 def _copy_files(plan: RootPlan) -> None:

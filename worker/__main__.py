@@ -19,4 +19,4 @@ def _import_launcher(folders: list[str]):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    _import_launcher(sys.argv[2:]).main(int(sys.argv[1]), sys.argv[2:])
+    _import_launcher(sys.argv[2:]).main(int(sys.argv[1]))

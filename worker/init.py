@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Where cffi, msgpack and cloudpickle lie (inside as outside); only cloudpickle is imported late.
-import_folders: list[str] = []
+# The folder inside, on the read-only root, that holds cloudpickle; set by the launcher.
+late_imports = ""
 
 
 def main(
@@ -108,8 +108,8 @@ def _wait(worker: int) -> tuple[int, float, float]:
 def _import_cloudpickle() -> None:
     """From the read-only root, before the fork, once per jail: 35 ms most calls do not need."""
     if "cloudpickle" not in sys.modules:
-        sys.path.extend(import_folders)
+        sys.path.append(late_imports)
         try:
             import cloudpickle  # noqa: F401
         finally:
-            del sys.path[-len(import_folders) :]
+            sys.path.remove(late_imports)

@@ -32,7 +32,7 @@ _NAMESPACES = {
 INSIDE = (1000, 1000)
 
 
-def main(descriptor: int, folders: list[str]) -> None:
+def main(descriptor: int) -> None:
     """Serve jails until the host is gone, then remove what it left."""
     _take_default_signals()
     control = socket.socket(fileno=descriptor)
@@ -40,13 +40,15 @@ def main(descriptor: int, folders: list[str]) -> None:
     try:
         groups = jail_groups.open_parents(config["groups"])
         _enter_own_mounts()
+        templates = root.Templates()
+        templates.show(config["packages"])
         _preload(config["preload"], config["sys_path"])
     except (OSError, ImportError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else 0
         channel.send(control, ["failed", "start_launcher", number or 0, _describe(error)])
         return
-    init.import_folders = folders
-    launcher = _Launcher(control, host, groups)
+    init.late_imports = config["late"]
+    launcher = _Launcher(control, host, groups, templates)
     gc.collect()
     gc.freeze()
     channel.send(control, ["hello", _kernel_facts()])
@@ -99,12 +101,18 @@ def _describe(error: BaseException) -> str:
 
 
 class _Launcher:
-    def __init__(self, control: socket.socket, host: int, groups: list[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        host: int,
+        groups: list[tuple[int, str]],
+        templates: root.Templates,
+    ) -> None:
         self._control = control
         self._host = host
         self._groups = groups
         self._jails: dict[int, int] = {}
-        self._templates = root.Templates()
+        self._templates = templates
         self._blueprints: dict[str, dict[str, Any]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)

@@ -31,6 +31,23 @@ class Templates:
         self._built: dict[str, tuple[str, int]] = {}
         self._count = 0
 
+    def show(self, packages: list[tuple[str, str]]) -> None:
+        """Show host files and folders below /sys to the launcher itself, for what it preloads."""
+        for source, target in packages:
+            inner = target.removeprefix("/sys/")
+            self._make_mount_point(inner, os.path.isdir(source))
+            _bind(self._stage, source, inner, ["ro", "nosuid", "nodev"])
+
+    def _make_mount_point(self, path: str, is_folder: bool) -> None:
+        parts = path.split("/")
+        for end in range(1, len(parts) + is_folder):
+            try:
+                os.mkdir("/".join(parts[:end]), 0o755, dir_fd=self._stage)
+            except FileExistsError:
+                continue
+        if not is_folder:
+            _write(self._stage, path, b"")
+
     def copy(self, key: str, spec: dict[str, Any]) -> int:
         """A detached copy of the root that `spec` describes, for one jail to attach."""
         if key not in self._built:

@@ -90,6 +90,10 @@ def signal_process(pid: int, number: int) -> str:
     return attempt(os.kill, pid, number)
 
 
+def own_pid_of() -> int:
+    return os.getpid()
+
+
 def stop_oneself() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
