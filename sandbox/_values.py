@@ -76,6 +76,7 @@ def decode_value(data: bytes | memoryview, cap: int) -> object:
         except (
             *(ValueError, TypeError, ArithmeticError, RecursionError, MemoryError),
             *(struct.error, msgpack.UnpackException),
+            Warning,  # numpy's, where the application made warnings errors
         ) as error:
             raise ValueRejected(f"the encoding is malformed ({type(error).__name__})") from None
         finally:

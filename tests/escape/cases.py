@@ -90,8 +90,13 @@ def ask(sandbox: Sandbox, case: Case) -> str:
 
 def check_refused(case: Case, jail: Sandbox, bare: Sandbox, outside: Outside) -> None:
     """The answer in every place the case names, beginning with its controls."""
+    answers, expected = {}, {}
     if case.outside is not None:
-        assert outside(case.probe, *case.arguments, root=True) == case.outside, "outside"
+        expected["outside"] = case.outside
+        answers["outside"] = outside(case.probe, *case.arguments, root=True)
     if case.bare is not None:
-        assert ask(bare, case) == case.bare, "without seccomp and Landlock"
-    assert ask(jail, case) == case.jail
+        expected["without seccomp and Landlock"] = case.bare
+        answers["without seccomp and Landlock"] = ask(bare, case)
+    expected["jail"] = case.jail
+    answers["jail"] = ask(jail, case)
+    assert answers == expected, f"{answers} instead of {expected}"

@@ -197,7 +197,7 @@ def test_a_killed_init_is_an_internal_error_and_the_next_call_gets_a_new_jail(
     start_app: Callable[..., App],
 ) -> None:
     app = in_call(start_app, SURVIVES)
-    launcher, init, worker = app.note()
+    launcher, init, worker, *_ = app.note()
     os.kill(init.pid, signal.SIGKILL)
     assert app.heard()[0] == "internal_error"
     assert app.heard() == [7, "ok"]

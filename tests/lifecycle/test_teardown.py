@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from sandbox import Limits, Sandbox, SetupError, Unsupported, _api
+from sandbox import Limits, Sandbox, SetupError, TransferError, Unsupported, _blueprint
 from sandbox._cgroup import Groups
+from sandbox._runtime import RUNTIME
 from tests.lifecycle.traces import Traces, descendants, expect_no_more_than, settled, traces, until
 
 Make = Callable[..., Sandbox]
@@ -102,8 +104,8 @@ def test_nothing_remains_of_a_sandbox_without_a_call(make_sandbox: Make, before:
 
 
 def test_nothing_remains_when_a_call_is_refused(make_sandbox: Make, before: Traces) -> None:
-    with make_sandbox() as sandbox, pytest.raises(TypeError, match="argument 1"):
-        sandbox.run(print, open(os.devnull))  # noqa: SIM115
+    with make_sandbox() as sandbox, pytest.raises(TransferError, match="argument 1"):
+        sandbox.run(print, threading.Lock())
     expect_no_more_than(before)
 
 
@@ -146,12 +148,11 @@ def test_many_calls_in_one_sandbox_leave_nothing_open(make_sandbox: Make) -> Non
 def test_nothing_remains_of_a_jail_that_could_not_be_made(
     make_sandbox: Make, before: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch = {"size": "4096", "nr_inodes": "2", "mode": "0755"}
     with monkeypatch.context() as patched:
-        patched.setattr(_api, "_scratch", lambda _: scratch)
+        patched.setattr(_blueprint, "_scratch", lambda *_: {"size": "4096", "nr_inodes": "2"})
         for _ in range(3):
             with pytest.raises(SetupError, match="cannot show writable places"):
-                make_sandbox().__enter__()
+                make_sandbox(Limits(inodes=77)).__enter__()
     expect_no_more_than(before)
     with make_sandbox() as sandbox:
         assert sandbox.call(nothing).ok
@@ -177,14 +178,14 @@ def test_a_collected_sandbox_is_closed_with_a_warning(make_sandbox: Make, before
     expect_no_more_than(before)
 
 
-def test_the_reaper_gives_user_ids_back(make_sandbox: Make) -> None:
-    used = set()
-    for _ in range(5):
-        with make_sandbox() as sandbox:
-            assert sandbox._jail is not None
-            used.add(sandbox._jail.uid)
+def test_user_ids_are_given_back(make_sandbox: Make, before: Traces) -> None:
+    lease = RUNTIME.lease()
+    used = lease and lease._next
+    for _ in range(10):
+        with make_sandbox():
+            pass
         settled()
-    assert len(used) == 1
+    assert (lease and lease._next) == used
 
 
 @pytest.mark.volume
