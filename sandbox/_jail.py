@@ -15,6 +15,7 @@ from . import _channel, _observe
 from ._blueprint import Blueprint
 from ._errors import InternalError, SandboxError, SetupError, Unsupported
 from ._launcher import Launcher, userns_remedy
+from ._layers import WAIVABLE
 
 if TYPE_CHECKING:
     from ._cgroup import JailGroup
@@ -61,7 +62,11 @@ class Jail:
         self.pid: int = pid
         _, (self.listener, self.scratch) = self._expect("barrier", 0, 2, deadline)
         self.seen = _observe.observe_jail(
-            self.pid, self.blueprint.layers.namespaces, self._outside, self.blueprint.targets
+            self.pid,
+            self.blueprint.layers.namespaces,
+            self._outside,
+            self.blueprint.targets,
+            self.blueprint.content["rlimits"],
         )
         self.limits = self.group.read_back() if self.group else {}
         # Not waited for: init takes messages in order, so the first call cannot overtake it.
@@ -164,5 +169,7 @@ def _failure(step: object, number: object, detail: object) -> SandboxError:
     if name in _STEPS_OF_LAYERS:
         layer = _STEPS_OF_LAYERS[name]
         reason = f"{text}: {os.strerror(errno)}" if errno else text
-        return Unsupported(layer, reason, f"See `sandbox doctor`, or allow_missing={{{layer!r}}}.")
+        remedy = "Run `sandbox doctor`"
+        remedy += f", or allow_missing={{{layer!r}}}." if layer in WAIVABLE else "."
+        return Unsupported(layer, reason, remedy)
     return SetupError(name, errno, text)

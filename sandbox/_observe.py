@@ -37,13 +37,19 @@ class JailSeen:
     id_maps: Mapping[str, str]
     mounts: Mapping[str, str]
     filters: int
+    rlimits: Mapping[str, int | None]
 
 
 def observe_jail(
-    pid: int, wanted: Collection[str], outside: tuple[int, int], targets: Mapping[str, bool]
+    pid: int,
+    wanted: Collection[str],
+    outside: tuple[int, int],
+    targets: Mapping[str, bool],
+    rlimits: Mapping[str, int],
 ) -> JailSeen:
     """Look at init while it waits, and compare with what was asked for: the `wanted` namespaces,
-    the host's `outside` uid and gid, and exactly the mounts in `targets` (→ whether writable).
+    the host's `outside` uid and gid, exactly the mounts in `targets` (→ whether writable), and
+    resource limits no higher than `rlimits`.
 
     Raises:
         SetupError: naming the first layer that is not in force.
@@ -56,7 +62,8 @@ def observe_jail(
     mounts = _mounts(pid, targets)
     status = _status(pid)
     _check_status(status, filters=1)
-    return JailSeen(namespaces, shared, maps, mounts, int(status["Seccomp_filters"]))
+    filters = int(status["Seccomp_filters"])
+    return JailSeen(namespaces, shared, maps, mounts, filters, _rlimits(pid, rlimits))
 
 
 def _namespaces(pid: int) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -111,6 +118,30 @@ def _mounts(pid: int, targets: Mapping[str, bool]) -> dict[str, str]:
     missing = set(targets) - set(seen)
     if missing:
         raise _differs("root", f"{', '.join(sorted(missing))} is not mounted")
+    return seen
+
+
+_RLIMITS = {
+    "open_files": "Max open files",
+    "file_size": "Max file size",
+    "stack": "Max stack size",
+    "core": "Max core file size",
+    "queues": "Max msgqueue size",
+    "locked": "Max locked memory",
+    "cpu": "Max cpu time",
+}
+
+
+def _rlimits(pid: int, wanted: Mapping[str, int]) -> dict[str, int | None]:
+    """init's hard limits, which every worker inherits; None is unlimited."""
+    lines = _read(f"/proc/{pid}/limits").splitlines()[1:]
+    shown = {line[:26].strip(): line[47:68].strip() for line in lines}
+    seen: dict[str, int | None] = {}
+    for name, most in wanted.items():
+        text = shown.get(_RLIMITS[name], "")
+        seen[name] = int(text) if text.isdigit() else None
+        if seen[name] is None or seen[name] > most:  # type: ignore[operator]
+            raise _differs(f"resource limit {name}", f"it is {text!r}, not {most}")
     return seen
 
 

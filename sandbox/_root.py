@@ -118,6 +118,7 @@ def plan_root(packages: Sequence[tuple[str, str]], mounts: Iterable[Mount]) -> R
         _check_readable(source)
         plan.mount_point(target, is_folder=os.path.isdir(source))
         plan.binds.append((source, target.strip("/"), _READ_ONLY))
+        plan.interpreter.append(target)
     plan.links += _LINKS
     plan.files += _FILES.items()
     _copy_files(plan)

@@ -42,6 +42,9 @@ def main(number: int) -> None:
 
 def _run(payload: bytes, cap: int) -> tuple[str, Any]:
     try:
+        if "numpy.random" in sys.modules:
+            # Preloaded: its global state is a copy of the launcher's, alike in every worker.
+            sys.modules["numpy.random"].seed()
         function, arguments, keywords = transfer.load_call(payload)
         value = function(*arguments, **keywords)
     except BaseException as error:

@@ -211,9 +211,8 @@ class Call:
         return self._leaf.seconds()
 
     def counters(self) -> Counters:
+        # Also without a kill: the notice of an OOM comes before it, and the host may be faster.
         counters = self._leaf.counters()
-        if not counters.oom_kills:
-            return counters
         return replace(counters, oom_at_jail_limit=int(self._slot.jail.memory.full()))
 
     def finish(self) -> None:

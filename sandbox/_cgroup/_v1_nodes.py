@@ -98,7 +98,7 @@ class Leaf(Node):
             throttled_time=now.throttled_time - then.throttled_time,
             memory_peak=self.memory.peak(),
             oom_kills=kills,
-            oom_at_own_limit=int(kills > 0 and self.memory.full()),
+            oom_at_own_limit=int(self.memory.full()),
             oom_at_jail_limit=0,
             pids_refused=now.pids_refused - then.pids_refused,
             pids_peak=self.pids.peak(),

@@ -16,10 +16,13 @@ _NAMES = {
 
 
 def apply(limits: dict[str, int]) -> None:
-    """Set soft and hard limit of each name alike. A hard limit below the wished one stays (raising
-    it needs CAP_SYS_RESOURCE), so that the answer is the stricter of the two."""
+    """Set soft and hard limit of each name alike (CPU time: soft a second lower). A hard limit
+    below the wished one stays (raising it needs CAP_SYS_RESOURCE): the stricter of the two holds.
+    """
     for name, wished in limits.items():
         number = _NAMES[name]
         hard = resource.getrlimit(number)[1]
         value = wished if hard == resource.RLIM_INFINITY else min(wished, hard)
-        resource.setrlimit(number, (value, value))
+        # At the soft limit of CPU time there is a SIGXCPU, at the hard one only a SIGKILL.
+        soft = value - 1 if name == "cpu" and value > 1 else value
+        resource.setrlimit(number, (soft, value))

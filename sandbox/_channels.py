@@ -1,0 +1,163 @@
+"""What one call is connected by: the result socket, the store for a large result, stdout, stderr.
+
+All of it is made here, handed to the worker by way of init, and read here as hostile bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import struct
+from typing import Any
+
+from . import _channel, _values, _wire
+from ._capture import Capture
+
+_UCRED = struct.Struct("3i")
+_READ = 1 << 16
+_KEEP_UNLIMITED = 1 << 20
+
+
+class Channels:
+    """The host's ends, and until `hand_over` is done the worker's.
+
+    Args:
+        number: the call's number, which its frames must carry.
+        result: most bytes of the encoded result.
+        output: most bytes of output (None: unlimited); as much is kept.
+    """
+
+    def __init__(self, number: int, result: int, output: int | None) -> None:
+        self.wire_error: str | None = None
+        self._most = result
+        self._number = number
+        self._reader = _wire.FrameReader(number)
+        self._outgoing: list[memoryview] = []
+        self.result, worker_end = socket.socketpair()
+        # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
+        self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.result.setblocking(False)
+        self._store = _new_store(result)
+        keep = _KEEP_UNLIMITED if output is None else output
+        self.stdout, stdout = _capture(keep)
+        self.stderr, stderr = _capture(keep)
+        self._theirs = [worker_end.detach(), os.dup(self._store), stdout, stderr]
+
+    @property
+    def theirs(self) -> list[int]:
+        """The worker's ends: result, store, stdout, stderr."""
+        return self._theirs
+
+    def let_go(self) -> None:
+        """Close the worker's ends here: init has its copies, or never will."""
+        _channel.close_all(self._theirs)
+        self._theirs = []
+
+    @property
+    def frame(self) -> _wire.Frame | None:
+        """The worker's answer, once it is complete."""
+        return self._reader.frame
+
+    @property
+    def expecting(self) -> bool:
+        """Whether more may be read from the result socket."""
+        return self.frame is None and self.wire_error is None
+
+    @property
+    def sending(self) -> bool:
+        """Whether part of the request still waits to be sent."""
+        return bool(self._outgoing)
+
+    def receive_pid(self) -> int | None:
+        """The sender of the worker's first byte, as the kernel says; None at the end of stream."""
+        space = socket.CMSG_SPACE(_UCRED.size)
+        data, ancillary, _, _ = self.result.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            return None
+        return next(int(_UCRED.unpack(body[: _UCRED.size])[0]) for _, _, body in ancillary)
+
+    def request(self, body: dict[str, Any]) -> None:
+        """Begin to send the request."""
+        self._outgoing = [memoryview(part) for part in _wire.encode_run(self._number, body)]
+        self.send()
+
+    def send(self) -> None:
+        """Send what the socket takes. A worker that does not read is no fault of the host's."""
+        try:
+            while self._outgoing:
+                sent = self.result.send(self._outgoing[0])
+                if sent == len(self._outgoing[0]):
+                    self._outgoing.pop(0)
+                else:
+                    self._outgoing[0] = self._outgoing[0][sent:]
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            self._outgoing.clear()
+
+    def read(self) -> bool:
+        """Take what the worker sent; `frame` and `wire_error` tell. Whether anything came."""
+        try:
+            data = self.result.recv(_READ)
+            if data:
+                self._reader.feed(data)
+            return bool(data)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            self._outgoing.clear()
+            return False
+        except _wire.WireError as error:
+            self.wire_error = str(error)
+            return False
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes written to stdout and stderr so far."""
+        return self.stdout.total + self.stderr.total
+
+    def finish(self) -> None:
+        """Every process of the call is dead (or the whole jail is being killed): what lies in the
+        channels is final, and nobody's open copy of them is waited for."""
+        self.let_go()
+        for stream in (self.stdout, self.stderr):
+            stream.finish()
+        while self.expecting and self.read():
+            pass
+        self.result.close()
+
+    def value(self) -> Any:
+        """The decoded result. After `finish` only. Raises `_values.ValueRejected`."""
+        assert self.frame is not None
+        body: Any = self.frame.body
+        if self.frame.kind == "value":
+            return _values.decode_value(body, self._most)
+        if not 0 < body <= self._most:
+            raise _values.ValueRejected(f"a stored length of {body}")
+        with (
+            mmap.mmap(self._store, body, mmap.MAP_SHARED, mmap.PROT_READ) as area,
+            memoryview(area) as view,
+        ):
+            return _values.decode_value(view, self._most)
+
+    def close(self) -> None:
+        """Give the store's memory back."""
+        os.close(self._store)
+
+
+def _capture(keep: int) -> tuple[Capture, int]:
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read_end, False)
+    return Capture(read_end, keep), write_end
+
+
+def _new_store(size: int) -> int:
+    """Memory for a large result: made here, its size fixed for good, its pages charged to whoever
+    writes them. Read only when every process that could still write is dead."""
+    store = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(store, size)
+    seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(store, fcntl.F_ADD_SEALS, seals)
+    return store

@@ -1,0 +1,142 @@
+"""From what a supervisor saw to the `Outcome`: counters, verdict, value, usage, isolation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import _values
+from ._channels import Channels
+from ._jail import Jail
+from ._models import GuestException, Isolation, Outcome, Usage
+from ._verdict import Facts, Verdict, decide
+
+if TYPE_CHECKING:
+    from ._cgroup import CallGroup, Counters
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A call that is over. Moments are on the monotonic clock; `started` is 0 if the guest never
+    got a byte; `worker` is what was seen of it at its barrier."""
+
+    facts: Facts
+    jail: Jail
+    group: CallGroup | None
+    channels: Channels
+    worker: Mapping[str, Any]
+    began: float
+    started: float
+    ended: float
+
+
+def outcome_of(call: Finished) -> Outcome:
+    """What happened in one call."""
+    facts, channels = call.facts, call.channels
+    counters = _count(call)
+    value, verdict = _judge(call)
+    stdout, lost_out = channels.stdout.result()
+    stderr, lost_err = channels.stderr.result()
+    exit_code, signal = _own_end(facts)
+    return Outcome(
+        status=verdict.status,
+        value=value,
+        error=_guest_exception(facts),
+        exit_code=exit_code,
+        signal=signal,
+        stdout=stdout,
+        stderr=stderr,
+        truncated={"stdout": lost_out, "stderr": lost_err},
+        violation=facts.violation,
+        evidence=verdict.evidence,
+        usage=_usage(call, counters),
+        isolation=_isolation(call),
+        message=verdict.message,
+    )
+
+
+def _count(call: Finished) -> Counters | None:
+    facts = call.facts
+    facts.frame, facts.wire_error = call.channels.frame, call.channels.wire_error
+    facts.output_bytes = call.channels.output_bytes
+    facts.wall_time = call.ended - call.started if call.started else 0.0
+    if call.jail.scratch >= 0:
+        space = os.fstatvfs(call.jail.scratch)
+        facts.disk_full = space.f_bavail == 0
+        facts.inodes_full = space.f_favail == 0
+    if call.group is None:
+        return None
+    counters = call.group.counters()
+    facts.cpu_time = counters.cpu_usage
+    facts.oom_kills = counters.oom_kills
+    facts.oom_at_limit = counters.oom_at_own_limit + counters.oom_at_jail_limit
+    facts.processes_refused = counters.pids_refused
+    return counters
+
+
+def _judge(call: Finished) -> tuple[Any, Verdict]:
+    """The verdict, with the value decoded only if everything else says ok."""
+    verdict = decide(call.facts)
+    if verdict.status != "ok":
+        return None, verdict
+    try:
+        return call.channels.value(), verdict
+    except _values.ValueRejected as error:
+        call.facts.wire_error = f"the value: {error}"
+        return None, decide(call.facts)
+
+
+def _own_end(facts: Facts) -> tuple[int | None, int | None]:
+    """(exit code, signal) of a process that the host did not end."""
+    status = facts.wait_status
+    if status is None or facts.killed:
+        return None, None
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def _guest_exception(facts: Facts) -> GuestException | None:
+    if facts.frame is None or facts.frame.kind != "raised" or facts.fault is not None:
+        return None
+    body: Any = facts.frame.body
+    return GuestException(*body)
+
+
+def _usage(call: Finished, counters: Counters | None) -> Usage:
+    wall_time = call.facts.wall_time
+    output_bytes = call.facts.output_bytes
+    setup_time = (call.started or call.ended) - call.began
+    if counters is None:
+        return Usage(wall_time=wall_time, output_bytes=output_bytes, setup_time=setup_time)
+    return Usage(
+        wall_time=wall_time,
+        output_bytes=output_bytes,
+        setup_time=setup_time,
+        cpu_time=counters.cpu_usage,
+        user_time=counters.cpu_user,
+        system_time=counters.cpu_system,
+        memory_peak=counters.memory_peak,
+        processes_peak=counters.pids_peak,
+        oom_kills=counters.oom_kills,
+        throttled_time=counters.throttled_time,
+    )
+
+
+def _isolation(call: Finished) -> Isolation:
+    seen, layers = call.jail.seen, call.jail.blueprint.layers
+    limits = {f"jail.{name}": value for name, value in call.jail.limits.items()}
+    if call.group is not None:
+        limits |= {f"call.{name}": value for name, value in call.group.read_back().items()}
+    limits |= {f"rlimit.{name}": value for name, value in seen.rlimits.items()}
+    return Isolation(
+        namespaces=seen.namespaces,
+        shared_namespaces=seen.shared,
+        worker={**call.worker, **seen.id_maps},
+        root=seen.mounts,
+        limits=limits,
+        missing=dict(layers.missing),
+        unobserved=layers.unobserved,
+    )
