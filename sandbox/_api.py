@@ -204,12 +204,13 @@ class Sandbox:
             self._environment,
         )
         group = groups.jail(self._limits) if groups else None
+        jail = Jail(launcher, blueprint, group, RUNTIME.lease())
         try:
-            return Jail(launcher, blueprint, group, RUNTIME.lease())
+            jail.start()
         except BaseException:
-            if group is not None:
-                group.close()
+            _bury(jail)
             raise
+        return jail
 
 
 def _bury(jail: Jail) -> None:

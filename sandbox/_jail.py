@@ -43,14 +43,17 @@ class Jail:
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
         self._outside = (self.uid, self.uid if lease else os.getegid())
-        self.control, theirs = _channel.pair()
-        try:
-            with theirs:
-                self._ask(theirs)
-            self._meet()
-        except BaseException:
-            self.kill()
-            raise
+        self.control, self._theirs = _channel.pair()
+
+    def start(self) -> None:
+        """Have it made, and look at it. If this raises, what was made is the caller's to bury.
+
+        Raises:
+            Unsupported, SetupError, InternalError: see `Sandbox`.
+        """
+        with self._theirs:
+            self._ask(self._theirs)
+        self._meet()
 
     def _ask(self, theirs: socket.socket) -> None:
         procs = self.group.init_fds() if self.group else []

@@ -90,14 +90,13 @@ class Leaf(Node):
     def counters(self) -> Counters:
         """What the present call used; the caller fills in `oom_at_jail_limit`."""
         now, then = self._totals(), self._before
-        kills = now.oom_kills - then.oom_kills
         return Counters(
             cpu_usage=now.cpu_usage - then.cpu_usage,
             cpu_user=now.cpu_user - then.cpu_user,
             cpu_system=now.cpu_system - then.cpu_system,
             throttled_time=now.throttled_time - then.throttled_time,
             memory_peak=self.memory.peak(),
-            oom_kills=kills,
+            oom_kills=now.oom_kills - then.oom_kills,
             oom_at_own_limit=int(self.memory.full()),
             oom_at_jail_limit=0,
             pids_refused=now.pids_refused - then.pids_refused,

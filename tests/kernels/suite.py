@@ -30,7 +30,7 @@ def run(version: str, user: bool) -> tuple[str, int, float, str]:
     who = "user" if user else "root"
     command = [*boot, *(["--user"] if user else []), "--timeout", str(_SECONDS), "--"]
     # Python of the virtual environment by its place in the guest's copy of the checkout.
-    command += [".venv/bin/python", "-m", "pytest", "-q", "--maxfail=20", "-p", "no:cacheprovider", *_TESTS]
+    command += [".venv/bin/python", "-m", "pytest", "-q", "--maxfail=20", *_TESTS]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     return (
