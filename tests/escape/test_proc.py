@@ -58,7 +58,9 @@ def test_b01_b08_nothing_of_the_kernels_own_is_there(jail: Sandbox, outside: Out
     assert set(outside(files.visible_of, KERNELS_OWN)) >= OF_EVERY_KERNEL
     # /proc/mounts and /proc/net are links to one's own, and lead to what is one's own.
     inside = jail.run(files.visible_of, KERNELS_OWN)
-    assert set(inside) <= {"/proc/mounts", "/proc/net"}
+    assert set(inside) <= {"/proc/mounts", "/proc/net", "/sys"}
+    # Not the kernel's: the folder of the image where packages are shown.
+    assert jail.run(files.listing, "/sys") == ["site"]
 
 
 def test_b10_proc_lists_no_process_but_ones_own(jail: Sandbox, outside: Outside) -> None:
