@@ -124,7 +124,8 @@ class Channels:
         self.let_go()
         for stream in (self.stdout, self.stderr):
             stream.finish()
-        while self.expecting and self.read():
+        # Also behind an answer: whether a second one counts must not depend on who was faster.
+        while self.wire_error is None and self.read():
             pass
         self.result.close()
 

@@ -61,8 +61,14 @@ def decide(facts: Facts) -> Verdict:
         found = rule(facts)
         if found is not None:
             message, evidence = found
-            return Verdict(status, message, {**evidence, **_refusals(facts)})
+            return Verdict(status, _shown(message), {**evidence, **_refusals(facts)})
     raise AssertionError("the last rule always applies")
+
+
+def _shown(text: str) -> str:
+    """One line for a terminal or a log: the guest's own words in it may hold line ends, escape
+    sequences and marks that turn the direction of writing. Whole, they are in `Outcome.error`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _internal(facts: Facts) -> _Found:

@@ -45,8 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if mark.args[0] in LACKS:
                 reason = f"{KERNEL} is declared to lack {mark.args[0]}"
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("volume") and "SANDBOX_KERNEL" in os.environ:
-            item.add_marker(pytest.mark.skip(reason="volume tests run natively only"))
+        for name in ("volume", "native"):
+            if item.get_closest_marker(name) and "SANDBOX_KERNEL" in os.environ:
+                item.add_marker(pytest.mark.skip(reason=f"{name} tests run natively only"))
 
 
 @pytest.fixture(scope="session")

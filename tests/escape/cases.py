@@ -12,9 +12,8 @@ from _pytest.mark import ParameterSet
 
 from sandbox import Outcome, Sandbox
 from sandbox._policy import kernel_names
-from tests.probes.raw import system_call
-
 from tests.escape.outside import Outside
+from tests.probes.raw import system_call
 
 MACHINE = os.uname().machine
 

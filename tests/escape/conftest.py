@@ -17,7 +17,6 @@ import sandbox._policy
 from sandbox import Limits, Policy, Sandbox
 from sandbox._layers import Layers, choose_layers
 from sandbox._policy import FileRule, Rule, kernel_names
-
 from tests.escape.outside import Outside
 
 # User-mode Linux runs on one CPU, and slowly.

@@ -39,9 +39,7 @@ def check_memory(outcome: Outcome) -> None:
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("bomb", [bombs.touch, bombs.touch_and_hold_on], ids=["once", "coping"])
-def test_h01_memory_past_the_cap_ends_the_call(
-    bomb: Callable[[int], int], tight: Sandbox
-) -> None:
+def test_h01_memory_past_the_cap_ends_the_call(bomb: Callable[[int], int], tight: Sandbox) -> None:
     assert tight.run(bomb, 8) in (8, 8 * MIB)
     outcome = tight.call(bomb, 512)
     check_memory(outcome)

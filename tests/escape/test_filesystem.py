@@ -61,9 +61,7 @@ def test_a04_the_root_holds_only_what_was_put_there(jail: Sandbox, outside: Outs
 # rights of root over its own namespaces succeeds.
 REBUILDING = [
     call("A02-chroot", "chroot", b"/tmp", jail="EPERM", bare="EPERM", outside="done"),
-    violation(
-        "A05-remount", "mount", b"none", b"/", 0, MS_REMOUNT_BIND, 0, bare="EPERM"
-    ),
+    violation("A05-remount", "mount", b"none", b"/", 0, MS_REMOUNT_BIND, 0, bare="EPERM"),
     violation(
         "A07-bind-over-etc", "mount", b"/tmp", b"/etc", 0, MS_BIND, 0, bare="EPERM", outside="done"
     ),
@@ -112,7 +110,9 @@ def test_a09_a_file_cannot_be_opened_by_its_handle(
 
 
 def test_a10_a_file_cannot_be_made_setuid(jail: Sandbox, bare: Sandbox, outside: Outside) -> None:
-    check_refused(Case("", files.make_setuid, ("/tmp",), "EPERM", "done", "done"), jail, bare, outside)
+    check_refused(
+        Case("", files.make_setuid, ("/tmp",), "EPERM", "done", "done"), jail, bare, outside
+    )
 
 
 def test_a10_no_mount_honours_setuid(jail: Sandbox, outside: Outside) -> None:

@@ -93,9 +93,7 @@ ATTEMPTS = [
 
 
 @pytest.mark.parametrize("case", each(ATTEMPTS))
-def test_d_rights_cannot_be_had(
-    case: Case, jail: Sandbox, bare: Sandbox, outside: Outside
-) -> None:
+def test_d_rights_cannot_be_had(case: Case, jail: Sandbox, bare: Sandbox, outside: Outside) -> None:
     check_refused(case, jail, bare, outside)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import Limits, Outcome, Sandbox
+from sandbox import Limits, Mount, Outcome, Sandbox
 from tests.escape.cases import Case, call, check_refused, each
 from tests.escape.outside import Outside
 from tests.probes import bombs, identity
@@ -153,35 +153,24 @@ def test_n09_the_time_of_one_call_is_not_the_nexts(brief: Sandbox) -> None:
         assert brief.run(bombs.burn, limit * 0.6) >= limit * 0.6
 
 
-def test_i17_closing_ends_a_guest_that_is_running(make_sandbox: Make, small: Limits) -> None:
-    sandbox = make_sandbox(replace(small, wall_time=30, cpu_time=None))
+def test_i17_closing_ends_a_guest_that_is_running(
+    make_sandbox: Make, small: Limits, folder: str
+) -> None:
+    os.chmod(folder, 0o777)
+    shown = [Mount(folder, "/shown", writable=True)]
+    sandbox = make_sandbox(replace(small, wall_time=30, cpu_time=None), mounts=shown)
     outcomes: list[Outcome] = []
     begun = time.monotonic()
     with sandbox:
-        thread = threading.Thread(target=lambda: outcomes.append(sandbox.call(bombs.sleep, 20)))
+        thread = threading.Thread(
+            target=lambda: outcomes.append(sandbox.call(bombs.mark_and_sleep, "/shown/begun", 20))
+        )
         thread.start()
-        while not any(map(is_asleep, children_of_children(sandbox))):
+        while not os.path.exists(f"{folder}/begun"):
             assert time.monotonic() - begun < 10
     thread.join()
     assert [outcome.status for outcome in outcomes] == ["cancelled"]
     assert time.monotonic() - begun < 10
-
-
-def children_of_children(sandbox: Sandbox) -> list[int]:
-    """The workers of an open sandbox."""
-    jail = sandbox._jail
-    if jail is None:
-        return []
-    with open(f"/proc/{jail.pid}/task/{jail.pid}/children") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-def is_asleep(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "S"
-    except FileNotFoundError:
-        return False
 
 
 RANKS = [

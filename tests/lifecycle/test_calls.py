@@ -315,7 +315,7 @@ def test_the_texts_of_an_exception_are_capped(shared: Sandbox) -> None:
 
 
 def test_an_exception_whose_text_raises_is_still_told(shared: Sandbox) -> None:
-    class Mean(Exception):  # noqa: N818
+    class Mean(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
@@ -400,7 +400,7 @@ def test_a_preloaded_random_is_fresh_in_every_worker(make_sandbox: Callable[...,
 
 def test_numpys_global_random_state_is_fresh_in_every_worker(numeric: Sandbox) -> None:
     def draw_numpy() -> float:
-        return float(np.random.random())  # noqa: NPY002
+        return float(np.random.random())
 
     assert numeric.run(draw_numpy) != numeric.run(draw_numpy)
 
@@ -410,5 +410,7 @@ def test_the_environment_is_what_was_asked_for(make_sandbox: Callable[..., Sandb
         seen = sandbox.run(lambda: dict(os.environ))
     assert seen.pop("GREETING") == "hello"
     assert seen.pop("LANG") == "C"
-    documented = {"PATH", "HOME", "TMPDIR"} | {f"{n}_NUM_THREADS" for n in ("OPENBLAS", "OMP", "MKL")}
+    documented = {"PATH", "HOME", "TMPDIR"} | {
+        f"{n}_NUM_THREADS" for n in ("OPENBLAS", "OMP", "MKL")
+    }
     assert set(seen) == documented

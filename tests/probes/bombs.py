@@ -285,6 +285,11 @@ def sleep(seconds: float) -> str:
     return "awake"
 
 
+def mark_and_sleep(path: str, seconds: float) -> str:
+    open(path, "w").close()
+    return sleep(seconds)
+
+
 def come_and_go(times: int) -> int:
     """Short lives, so that numbers are used again quickly."""
     for _ in range(times):

@@ -23,7 +23,7 @@ def name_of(number: int) -> str:
 
 
 def attempt(action: Callable[..., object], *arguments: object) -> str:
-    """"done", or the name of the errno that `action` met."""
+    """ "done", or the name of the errno that `action` met."""
     try:
         action(*arguments)
     except OSError as error:
@@ -42,7 +42,7 @@ def value_of(number: int, *arguments: int | bytes) -> int:
 
 
 def system_call(number: int, *arguments: int | bytes) -> str:
-    """"done", or the name of the errno of a system call."""
+    """ "done", or the name of the errno of a system call."""
     value = value_of(number, *arguments)
     return DONE if value >= 0 else name_of(-value)
 
