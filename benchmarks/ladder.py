@@ -40,11 +40,11 @@ HOST_STEPS = (
     ("sandbox._transfer", "dump_call"),
     ("sandbox._cgroup._v1", "Jail.call"),
     ("sandbox._cgroup._v2", "Jail.call"),
-    ("sandbox._supervisor", "Supervisor._open_channels"),
+    ("sandbox._supervisor", "Supervisor._ask"),
     ("sandbox._observe", "observe_worker"),
     ("sandbox._supervisor", "Supervisor._start"),
     ("sandbox._supervisor", "Supervisor._finish"),
-    ("sandbox._supervisor", "Supervisor.outcome"),
+    ("sandbox._supervisor", "outcome_of"),
     ("sandbox._supervisor", "Supervisor.release"),
     ("sandbox._api", "Sandbox.close"),
 )

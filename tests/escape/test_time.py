@@ -65,8 +65,10 @@ def test_i04_zombies_count(brief: Sandbox) -> None:
     assert brief.call(bombs.farm_zombies, 50).status == "process_limit"
 
 
-def test_i04_orphans_are_reaped_and_their_places_return(brief: Sandbox) -> None:
-    outcome = brief.call(bombs.make_orphans, 30)
+def test_i04_orphans_are_reaped_and_their_places_return(make_sandbox: Make, small: Limits) -> None:
+    patient = replace(small, processes=8, cpu_time=20, wall_time=40)
+    with make_sandbox(patient) as sandbox:
+        outcome = sandbox.call(bombs.make_orphans, 30)
     assert (outcome.status, outcome.value) == ("ok", 30), outcome.message
 
 

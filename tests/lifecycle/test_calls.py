@@ -116,7 +116,7 @@ def test_what_the_function_reads_is_a_copy(shared: Sandbox) -> None:
 
 
 def test_preview_names_what_would_travel(shared: Sandbox) -> None:
-    assert f"{__name__}.OFFSET" in shared.preview(add_offset)
+    assert f"{__name__}.OFFSET (int)" in shared.preview(add_offset)
     assert shared.preview(math.sqrt) == ()
 
 
@@ -170,7 +170,7 @@ def test_shared_parts_are_written_out_again(shared: Sandbox) -> None:
 def nested_socket() -> Any:
     import socket
 
-    return {"a": [0, 1, 2, socket.socket(socket.AF_UNIX)]}
+    return {"a": [0, 1, 2, socket.socketpair()[0]]}
 
 
 def cycle() -> Any:
@@ -185,9 +185,9 @@ def cycle() -> Any:
         (nested_socket, r"result\['a'\]\[3\]: socket"),
         (cycle, r"result\[0\]\[0\]: list .*cycle"),
         (lambda: {"x": object()}, r"result\['x'\]: object"),
-        (lambda: (1, Derived(1)), r"result\[1\]: Derived"),
-        (lambda: OrderedDict(a=1), r"result: OrderedDict"),
-        (lambda: Point(1, 2), r"result: Point"),
+        (lambda: (1, Derived(1)), r"result\[1\]: .*\.Derived"),
+        (lambda: OrderedDict(a=1), r"result: collections\.OrderedDict"),
+        (lambda: Point(1, 2), r"result: .*\.Point"),
         (lambda: {1: lambda: 1}, r"result\[1\]: function"),
     ],
 )
@@ -240,7 +240,7 @@ def test_numpy_scalars_keep_their_type(numeric: Sandbox, scalar: Any) -> None:
 
 
 def test_arrays_of_objects_are_refused(numeric: Sandbox) -> None:
-    with pytest.raises(ResultError, match="result: ndarray"):
+    with pytest.raises(ResultError, match=r"result: numpy\.ndarray .*object"):
         numeric.run(lambda: np.array([object()]))
 
 
@@ -306,9 +306,9 @@ def test_the_texts_of_an_exception_are_capped(shared: Sandbox) -> None:
     def long(depth: int) -> None:
         if depth:
             long(depth - 1)
-        raise ValueError("x" * 10_000_000)
+        raise ValueError("x" * 1_000_000)
 
-    error = shared.call(long, 500).error
+    error = shared.call(long, 300).error
     assert error is not None
     assert len(error.message) < 1 << 16
     assert len(error.traceback) < 1 << 18

@@ -197,8 +197,7 @@ def record_lock(path: str) -> str:
 
 
 def control_file(path: str, request: int, argument: Any = 0) -> str:
-    with open(path) as file:
-        return attempt(fcntl.fcntl, file, request, argument)
+    return attempt(fcntl.fcntl, os.open(path, os.O_RDONLY), request, argument)
 
 
 def remount_writable(mount: int, unshare: int) -> list[str]:
