@@ -57,7 +57,7 @@ class Drawings:
     """The blueprints of one process, by what went into them."""
 
     def __init__(self) -> None:
-        self._drawn: dict[object, Blueprint] = {}
+        self._drawn: dict[object, tuple[Policy, RootPlan, Blueprint]] = {}
 
     def get(
         self,
@@ -71,9 +71,11 @@ class Drawings:
         """The blueprint for a jail. Raises PolicyError, Unsupported."""
         rlimits = _rlimits(limits, layers)
         scratch = (limits.disk, limits.inodes)
-        made_of = (policy, id(root), scratch, rlimits, layers, landlock, environment)
+        # By identity: hashing a policy's rules takes longer than all else here. Both are kept with
+        # the blueprint, so that no other object can have their identity meanwhile.
+        made_of = (id(policy), id(root), scratch, rlimits, layers, landlock, environment)
         found = self._drawn.get(made_of)
-        if found is None or found.content["root"] is not root.request:
+        if found is None:
             if len(self._drawn) >= 64:
                 self._drawn.clear()
             settings = {
@@ -81,8 +83,9 @@ class Drawings:
                 "rlimits": dict(rlimits),
                 "environment": dict(environment),
             }
-            found = self._drawn[made_of] = _draw(policy, root, layers, landlock, settings)
-        return found
+            drawn = _draw(policy, root, layers, landlock, settings)
+            found = self._drawn[made_of] = (policy, root, drawn)
+        return found[2]
 
 
 def _draw(
