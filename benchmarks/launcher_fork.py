@@ -9,16 +9,16 @@ fork until the child, which ends at once, was waited for. Nothing of the pipe is
 """
 
 import gc
+import importlib
 import os
 import sys
 import time
 
 
-def _import_as_the_launcher_does(worker: str, folders: list[str]) -> None:
-    borrowed = [os.path.dirname(worker), *folders]
+def _import_as_the_launcher_does(program: str, folders: list[str]) -> None:
+    borrowed = [os.path.dirname(program), *folders]
     sys.path[:0] = borrowed
-    import worker.launcher  # noqa: F401
-
+    importlib.import_module("worker.launcher")
     del sys.path[: len(borrowed)]
     gc.collect()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 from benchmarks import baselines
@@ -34,6 +35,6 @@ def measure(rounds: int) -> dict[str, Series]:
         for size in SIZES:
             count = size * MEGABYTE
             burst = 3 if size == 1 else 1
-            entries.append(Entry(f"payload_{size}", lambda count=count: call(count), burst))
-            entries.append(Entry(f"pipe_{size}", lambda count=count: pipe.ask(str(count)), burst))
+            entries.append(Entry(f"payload_{size}", functools.partial(call, count), burst))
+            entries.append(Entry(f"pipe_{size}", functools.partial(pipe.ask, str(count)), burst))
         return interleave(entries, rounds)

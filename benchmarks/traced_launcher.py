@@ -5,6 +5,7 @@ Times go into memory shared with the host, which stays mapped through every step
 Wall-clock time, because the worker's other clocks are set back by its time namespace.
 """
 
+import importlib
 import mmap
 import os
 import struct
@@ -74,7 +75,7 @@ def _watch_all(notes: _Notes) -> None:
         watch(owner, name, notes.note, name.strip("_"))
     watch(os, "fork", notes.note, "fork")
     confine = sys.modules["worker.confine"]
-    take = confine._take  # type: ignore[attr-defined]
+    take = confine._take
 
     def timed(step: "Any", subject: "Any") -> None:
         began = time.time()
@@ -85,15 +86,14 @@ def _watch_all(notes: _Notes) -> None:
 
 
 def main() -> None:
-    worker, notes = os.environ.pop("LADDER_WORKER"), os.environ.pop("LADDER_NOTES")
-    borrowed = [os.path.dirname(worker), *sys.argv[2:]]
+    folder, notes = os.environ.pop("LADDER_WORKER"), os.environ.pop("LADDER_NOTES")
+    borrowed = [os.path.dirname(folder), *sys.argv[2:]]
     sys.path[:0] = borrowed
-    import worker.launcher
-
+    importlib.import_module("worker.launcher")
     del sys.path[: len(borrowed)]
     _watch_all(_Notes(notes))
     worker_program = sys.modules["worker.launcher"]
-    worker_program.main(int(sys.argv[1]), sys.argv[2:])
+    worker_program.main(int(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class RootPlan:
     binds: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     interpreter: list[str] = field(default_factory=list)
     writable: list[str] = field(default_factory=list)
-    identities: list[tuple[int, int]] = field(default_factory=list)
+    identities: dict[str, tuple[int, int]] = field(default_factory=dict)
     request: dict[str, object] = field(default_factory=dict)
 
     def folder(self, path: str) -> None:
@@ -232,8 +232,9 @@ def _add_mount(plan: RootPlan, mount: Mount) -> None:
     kind = _source_kind(source)
     _check_readable(source)
     plan.mount_point(target, is_folder=kind == stat.S_IFDIR)
+    # What was checked here is what the launcher has to find: the path may lead elsewhere by then.
     status = os.stat(source)
-    plan.identities.append((status.st_dev, status.st_ino))
+    plan.identities[target.strip("/")] = (status.st_dev, status.st_ino)
     if mount.writable:
         plan.writable.append(target)
     options = _WRITABLE if mount.writable else _READ_ONLY

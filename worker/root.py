@@ -6,6 +6,7 @@ the mount namespace where this happens.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .kernel import mounts
@@ -64,7 +65,7 @@ class Templates:
             self._fill(f"{name}/image", spec)
             overlay = self._overlay(name)
             for source, target, attributes in spec["binds"]:
-                _bind(overlay, source, target, attributes)
+                _bind(overlay, source, target, attributes, spec["identities"].get(target))
         except OSError:
             self._discard(name, overlay)
             raise
@@ -128,9 +129,16 @@ def _write(directory: int, path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _bind(overlay: int, source: str, target: str, attributes: list[str]) -> None:
+def _bind(
+    overlay: int,
+    source: str,
+    target: str,
+    attributes: list[str],
+    identity: list[int] | None = None,
+) -> None:
     """Show a host folder or file. A source "image:PATH" is a folder of the
-    image itself: bound over another it hides what is there."""
+    image itself: bound over another it hides what is there. With an `identity` (device, inode)
+    nothing else is shown: the path may have been prepared since the host looked at it."""
     flags = 0
     for name in attributes:
         flags |= {"ro": mounts.RDONLY, "nosuid": mounts.NOSUID, "nodev": mounts.NODEV}[name]
@@ -139,6 +147,9 @@ def _bind(overlay: int, source: str, target: str, attributes: list[str]) -> None
     else:
         tree = mounts.clone_tree(mounts.AT_FDCWD, source)
     try:
+        found = os.fstat(tree)
+        if identity is not None and identity != [found.st_dev, found.st_ino]:
+            raise OSError(errno.ESTALE, "", source)
         mounts.set_attributes(tree, flags, propagation=mounts.PRIVATE)
         mounts.attach(tree, overlay, target)
     finally:

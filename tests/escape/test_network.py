@@ -82,9 +82,7 @@ def test_l_pairs_for_ones_own_processes_can(kind: int, jail: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", [DATAGRAM, RAW])
-def test_l05_but_not_pairs_that_may_send_anywhere(
-    kind: int, jail: Sandbox, bare: Sandbox
-) -> None:
+def test_l05_but_not_pairs_that_may_send_anywhere(kind: int, jail: Sandbox, bare: Sandbox) -> None:
     assert bare.run(network.make_pair, 1, kind) == "done"
     assert jail.run(network.make_pair, 1, kind) == "EPERM"
 
@@ -111,7 +109,14 @@ def test_l01_names_are_not_looked_up(jail: Sandbox, bare: Sandbox) -> None:
 
 def test_l_there_is_no_interface_but_a_loopback(bare: Sandbox, outside: Outside) -> None:
     assert "lo" in outside(network.interfaces)
-    assert set(bare.run(network.interfaces)) <= {"lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0"}
+    assert set(bare.run(network.interfaces)) <= {
+        "lo",
+        "tunl0",
+        "sit0",
+        "gre0",
+        "gretap0",
+        "erspan0",
+    }
 
 
 def test_l04_an_abstract_socket_of_the_host_is_out_of_reach(

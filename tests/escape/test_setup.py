@@ -127,20 +127,32 @@ def threads_children() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("change", "step"), FAILING.items(), ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize(
+    ("change", "step"), FAILING.items(), ids=lambda v: getattr(v, "__name__", v)
+)
 def test_p02_a_failed_step_or_difference_runs_nothing(
     change: Callable[[Content], Content], step: str, make_sandbox: Make, small: Limits
 ) -> None:
     """The control is every other test: the same jail without the change opens."""
+
+    def attempt() -> None:
+        with tampered(change):
+            sandbox = make_sandbox(small, policy="base")
+            with pytest.raises(SetupError) as caught:
+                sandbox.__enter__()
+        sandbox.close()
+        assert caught.value.step == step, str(caught.value)
+        _settle()
+
+    # Twice before the count: the launcher starts, and a stock of control groups fills.
+    attempt()
+    attempt()
     before = traces()
-    with tampered(change):
-        sandbox = make_sandbox(small, policy="base")
-        with pytest.raises(SetupError) as caught:
-            sandbox.__enter__()
-    sandbox.close()
-    assert caught.value.step == step, str(caught.value)
-    _settle()
-    assert traces() == before
+    for _ in range(4):
+        attempt()
+    after = traces()
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
     with make_sandbox(small, policy="base") as honest:
         assert honest.run(divmod, 17, 5) == (3, 2)
 
@@ -201,7 +213,7 @@ def test_a14_a_mount_that_becomes_a_link_is_not_followed_elsewhere(
         with sandbox:
             assert sandbox.run(files.listing, "/shown") == []
     except SetupError as error:
-        assert error.step == "prepare_root"
+        assert error.step == "prepare_root"  # noqa: PT017 (either of two ends is right)
 
 
 # --- nothing is left ------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def replace_the_runtime() -> int:
 
     for name in ("worker.wire", "worker.values", "worker.confine", "worker.channel"):
         sys.modules.pop(name, None)
-    os.write = lambda descriptor, data: len(data)  # type: ignore[assignment]
+    os.write = lambda descriptor, data: memoryview(data).nbytes
     msgpack.packb = lambda *arguments, **options: b"mine"
     return 1
 

@@ -101,4 +101,4 @@ def map_writable_code() -> str:
 def callback() -> int:
     """What honest code does with ctypes."""
     double = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: 2 * x)
-    return double(21)
+    return int(double(21))

@@ -64,11 +64,11 @@ def send_to_path_from_a_stream(address: str) -> str:
 
 
 def make_socket(family: int, kind: int, protocol: int) -> str:
-    return attempt(lambda: socket.socket(family, kind, protocol).close())
+    return attempt(lambda: socket.socket(family, kind, protocol).detach())
 
 
 def make_pair(family: int, kind: int) -> str:
-    return attempt(lambda: [end.close() for end in socket.socketpair(family, kind)])
+    return attempt(lambda: [end.detach() for end in socket.socketpair(family, kind)])
 
 
 def attach_filter() -> str:
