@@ -14,7 +14,7 @@ from ._blueprint import DRAWINGS, root_for
 from ._errors import ClosedError
 from ._jail import Jail
 from ._launcher import Profile
-from ._layers import check_waivers, choose_layers
+from ._layers import check_platform, check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
 from ._packages import own_packages, place
 from ._policy import Policy, load_policy
@@ -60,7 +60,8 @@ class Sandbox:
 
     Raises:
         TypeError, ValueError, PolicyError: bad arguments, before anything is created.
-        Unsupported, SetupError: on entering, when the jail cannot be made as asked.
+        Unsupported: not Linux, or too old a Python; on entering, a layer cannot be put in force.
+        SetupError: on entering, when the jail cannot be made as asked.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Sandbox:
     ) -> None:
         self._jail: Jail | None = None
         self._state = "new"
+        check_platform()
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits: expected Limits, not {type(limits).__name__}")
         self._limits = limits or Limits()

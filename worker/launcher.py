@@ -59,6 +59,12 @@ def _take_default_signals() -> None:
     # A Python init with its SIGINT handler would raise KeyboardInterrupt at a guest's wish; and
     # Ctrl-C in a terminal is the host's business, which ends us through its pidfd.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # exec keeps what the application ignores and blocks: guests shall start as programs do.
+    for number in range(1, signal.NSIG):
+        ignored = signal.getsignal(number) == signal.SIG_IGN
+        if ignored and number not in (signal.SIGPIPE, signal.SIGXFSZ):  # Python's own choice
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
 
 

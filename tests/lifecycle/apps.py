@@ -112,9 +112,12 @@ class App:
         status = self.status()
         return status, self._complaint()
 
-    def leaves_no_process(self) -> None:
+    def leaves_no_process(self, but: int = 0) -> None:
+        """`but` is a child that shall go on."""
         assert self._seen, "nothing was noted, so nothing can be missed"
         for process in self._seen:
+            if process.pid == but:
+                continue
             until(lambda process=process: not process.running(), f"the end of {process}")  # type: ignore[misc]
 
     def leaves_nothing(self) -> None:

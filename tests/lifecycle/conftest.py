@@ -10,8 +10,11 @@ import pytest
 
 from sandbox import Limits, Sandbox
 from sandbox._runtime import RUNTIME
-from tests.lifecycle.apps import App
-from tests.lifecycle.traces import Traces, settled
+
+pytest.register_assert_rewrite("tests.lifecycle.apps", "tests.lifecycle.traces")
+
+from tests.lifecycle.apps import App  # noqa: E402
+from tests.lifecycle.traces import Traces, settled  # noqa: E402
 
 _MORE_THAN_ARE_KEPT = 6
 

@@ -14,7 +14,7 @@ import pytest
 from sandbox import Limits, Sandbox, SetupError, TransferError, Unsupported, _blueprint
 from sandbox._cgroup import Groups
 from sandbox._runtime import RUNTIME
-from tests.lifecycle.traces import Traces, descendants, expect_no_more_than, settled, traces, until
+from tests.lifecycle.traces import Traces, descendants, expect_no_more_than, settled, traces
 
 Make = Callable[..., Sandbox]
 SMALL = Limits(memory="64M", wall_time=20, cpu_time=1, processes=8, disk="1M", output=1000)
@@ -202,7 +202,7 @@ def test_two_thousand_sandboxes_leave_the_counts_where_they_were(
 def test_two_thousand_calls_leave_the_counts_where_they_were(make_sandbox: Make) -> None:
     with make_sandbox() as sandbox:
         sandbox.run(nothing)
-        before = traces()
+        before = settled()
         for _ in range(2000):
             sandbox.call(nothing)
-        until(lambda: traces() == before, "the counts of the start", 1)
+        expect_no_more_than(before)
