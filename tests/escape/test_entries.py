@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox import Limits, Sandbox
-from sandbox._policy import load_policy
+from sandbox._policy_file import load_policy
 from tests.escape.cases import MACHINE, Case, answer, call, check_refused, each, number, violation
 from tests.escape.outside import Outside
 from tests.probes import entries
