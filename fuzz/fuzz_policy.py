@@ -19,7 +19,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from sandbox._errors import PolicyError  # noqa: E402
-from sandbox._policy import Condition, Policy, Rule, init_rules, kernel_names, load_policy  # noqa: E402
+from sandbox._policy import Condition, Policy, Rule, kernel_names  # noqa: E402
+from sandbox._policy_file import load_policy  # noqa: E402
+from sandbox._rule_file import init_rules  # noqa: E402
 from tests.bpf import MACHINES, Judge  # noqa: E402
 
 CORPUS = os.path.join(ROOT, "fuzz", "corpus", "policy")

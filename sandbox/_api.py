@@ -17,7 +17,8 @@ from ._launcher import Profile
 from ._layers import check_platform, check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
 from ._packages import own_packages, place
-from ._policy import Policy, load_policy
+from ._policy import Policy
+from ._policy_file import load_policy
 from ._raising import exception_for
 from ._runtime import RUNTIME
 from ._supervisor import supervise

@@ -28,7 +28,10 @@ from itertools import product
 from types import ModuleType
 
 from ._errors import PolicyError, Unsupported
-from ._policy import LOW32, MISS, Policy, Rule, init_rules, kernel_names
+from ._kernel_tables import kernel_names
+from ._policy import MISS, Policy
+from ._rule_file import init_rules
+from ._rules import LOW32, Rule
 
 # AUDIT_ARCH_* of linux/audit.h.
 _TOKENS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

@@ -152,10 +152,7 @@ class Supervisor:
         try:
             message, extra = _channel.receive(self._jail.control)
         except _channel.ChannelLost:
-            if self._jail.cancelled:
-                self.facts.killed.append("cancel")
-            else:
-                self._fail("the jail's init ended during the call")
+            self._fail("the jail's init ended during the call")
             self._finish()
             return
         _channel.close_all(extra)
@@ -272,6 +269,9 @@ class Supervisor:
         self.done = True
         self._ended = time.monotonic()
         if self.facts.wait_status is None:
+            if self._jail.cancelled:  # whatever failed is a consequence of that
+                self.facts.fault = None
+                self.facts.killed.append("cancel")
             self._jail.kill()
         self._channels.finish()
 

@@ -11,7 +11,9 @@ import pyseccomp
 import pytest
 
 from sandbox import _paths
-from sandbox._policy import SHIPPED, init_rules, kernel_names, load_policy, never_rules
+from sandbox._policy import kernel_names
+from sandbox._policy_file import SHIPPED, load_policy
+from sandbox._rule_file import init_rules, never_rules
 
 FILES = sorted(name for name in os.listdir(_paths.POLICIES) if name.endswith(".toml"))
 RULED = [name for name in FILES if name != "kernel.toml"]

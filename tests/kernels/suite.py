@@ -22,6 +22,7 @@ _SECONDS = 1000
 # Not tests/unit: those are pure and say nothing about a kernel. Not yet here, because they measure
 # CPU seconds or counts more finely than these slow kernels allow: the tests of bombs, of time, of
 # the set-up's failures, of other processes and of tear-down. They run natively.
+_LINES = 25
 _TESTS = [
     "tests/kernel",
     "tests/lifecycle/test_calls.py",

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sandbox._errors import PolicyError
-from sandbox._policy import Condition, FileRule, Policy, Rule, load_policy
+from sandbox._policy import Condition, FileRule, Policy, Rule
+from sandbox._policy_file import load_policy
 
 Write = Callable[[str], str]
 TOP = 'schema = 1\nname = "mine"\nextends = "base"\n'

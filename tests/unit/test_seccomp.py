@@ -9,15 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox._errors import PolicyError, Unsupported
-from sandbox._policy import (
-    SHIPPED,
-    Condition,
-    Policy,
-    Rule,
-    init_rules,
-    kernel_names,
-    load_policy,
-)
+from sandbox._policy import Condition, Policy, Rule, kernel_names
+from sandbox._policy_file import SHIPPED, load_policy
+from sandbox._rule_file import init_rules
 from sandbox._seccomp import arch_name, compile_filters, syscall_name
 from tests import bpf
 from tests.bpf import MACHINES, Judge

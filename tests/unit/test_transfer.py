@@ -38,6 +38,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox import _transfer
+from sandbox._code_reads import global_reads
 from sandbox._errors import TransferError
 from sandbox._transfer import Cargo, dump_call, preview
 from sandbox._visible import Visible
@@ -814,7 +815,7 @@ def test_the_reader_of_bytecode_agrees_with_dis() -> None:
         for source in sources
     ):
         expected = {i.argval for i in dis.get_instructions(code) if i.opname in operations}
-        assert set(_transfer._reads(code)) == expected, source[:80]
+        assert set(global_reads(code)) == expected, source[:80]
 
 
 def test_cloudpickle_is_the_version_whose_internals_are_used() -> None:

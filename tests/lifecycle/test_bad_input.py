@@ -1,0 +1,218 @@
+"""What cannot be meant is refused by name, before anything is created."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import (
+    ClosedError,
+    Limits,
+    Mount,
+    Policy,
+    PolicyError,
+    Sandbox,
+    SandboxError,
+    TransferError,
+)
+from tests.lifecycle.apps import App
+from tests.lifecycle.traces import traces
+
+Make = Callable[..., Sandbox]
+
+
+LIMITS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"wall_time": -1}, ValueError, "wall_time"),
+    ({"wall_time": 0}, ValueError, "wall_time"),
+    ({"cpu_time": math.nan}, ValueError, "cpu_time"),
+    ({"cpu_time": math.inf}, ValueError, "cpu_time"),
+    ({"cpu_time": 1e300}, ValueError, "cpu_time"),
+    ({"cpu_time": True}, TypeError, "cpu_time"),
+    ({"cpu_time": "2"}, TypeError, "cpu_time"),
+    ({"memory": 0}, ValueError, "memory"),
+    ({"memory": -5}, ValueError, "memory"),
+    ({"memory": 1 << 60}, ValueError, "memory"),
+    ({"memory": 1e9}, TypeError, "memory"),
+    ({"memory": "256Q"}, ValueError, "256Q"),
+    ({"memory": "-1M"}, ValueError, "-1M"),
+    ({"memory": "nan"}, ValueError, "nan"),
+    ({"memory": ""}, ValueError, "memory"),
+    ({"swap": None}, TypeError, "swap"),
+    ({"disk": None}, TypeError, "disk"),
+    ({"result": 0}, ValueError, "result"),
+    ({"processes": 0}, ValueError, "processes"),
+    ({"processes": 2.5}, TypeError, "processes"),
+    ({"open_files": 3}, ValueError, "open_files"),
+    ({"inodes": -1}, ValueError, "inodes"),
+    ({"stack": 1}, ValueError, "stack"),
+    ({"output": -1}, ValueError, "output"),
+    ({"cpus": 0}, ValueError, "cpus"),
+    ({"cpus": math.nan}, ValueError, "cpus"),
+    ({"speed": 1}, TypeError, "speed"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "text"), LIMITS, ids=str)
+def test_absurd_limits(values: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        Limits(**values)
+
+
+OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"limits": {"memory": "1G"}}, TypeError, "expected Limits, not dict"),
+    ({"policy": "pyhton"}, PolicyError, "pyhton"),
+    ({"policy": "/nowhere/policy.toml"}, PolicyError, "/nowhere/policy.toml"),
+    ({"policy": 7}, PolicyError, "not int"),
+    ({"mounts": ["/usr"]}, TypeError, "expected Mount, not str"),
+    ({"mounts": [Mount("/nowhere", "/data")]}, ValueError, "/nowhere.*No such file"),
+    ({"mounts": [Mount("/usr/share", "data")]}, ValueError, "'data'"),
+    ({"mounts": [Mount("/usr/share", "/")]}, ValueError, "'/'"),
+    ({"mounts": [Mount("/usr/share", "/data/../usr")]}, ValueError, "normalised"),
+    ({"mounts": [Mount("/usr/share", "/usr/lib")]}, ValueError, "the jail needs"),
+    ({"mounts": [Mount("/usr/share", "/proc")]}, ValueError, "the jail needs"),
+    ({"mounts": [Mount("/usr/share", "/work/x")]}, ValueError, "the jail needs"),
+    ({"mounts": [Mount("/", "/host")]}, ValueError, "whole root"),
+    ({"mounts": [Mount("/sys", "/s")]}, ValueError, "/sys"),
+    ({"mounts": [Mount("/dev/null", "/device")]}, ValueError, "neither a folder nor a regular"),
+    ({"mounts": [Mount("/usr/share", "/d"), Mount("/usr/lib", "/d")]}, ValueError, "/d"),
+    ({"env": {"A=B": "c"}}, ValueError, "A=B"),
+    ({"env": {"A": "b\0"}}, ValueError, "A"),
+    ({"env": {"A": 1}}, TypeError, "A"),
+    ({"preload": "numpy"}, TypeError, "preload"),
+    ({"preload": ["no_such_module"]}, ValueError, "no_such_module"),
+    ({"allow_missing": {"seccomp"}}, ValueError, "seccomp"),
+    ({"allow_missing": "landlock"}, TypeError, "allow_missing"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "text"), OPTIONS, ids=str)
+def test_bad_arguments(options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        Sandbox(**options)
+
+
+def test_nothing_is_created_for_bad_arguments() -> None:
+    before = traces()
+    for options, kind, _ in OPTIONS:
+        with pytest.raises(kind):
+            Sandbox(**options)
+    assert traces() == before
+
+
+@pytest.mark.parametrize("kind", ["socket", "fifo"])
+def test_a_mount_that_reaches_past_the_jail(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    with pytest.raises(ValueError, match="sockets, FIFOs"):
+        Sandbox(mounts=[Mount(path, "/data")])
+
+
+HEAD = "schema = 1\nname = 'x'\ndescription = 'for a test'\n"
+POLICIES = [
+    (HEAD + "colour = 'red'\n", 4, "colour"),
+    (HEAD + "[[allow]]\ncalls = ['raed']\nreason = 'a typing error'\n", 5, "raed"),
+    (HEAD + "default = 'explode'\n", 4, "explode"),
+    (HEAD + "[[permit]]\ncalls = ['read']\nreason = 'unknown action'\n", 4, "permit"),
+    (HEAD + "name = \n", 4, "line 4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"), POLICIES, ids=["key", "call", "default", "action", "toml"]
+)
+def test_a_bad_policy_file_is_named_with_its_line(
+    tmp_path: Path, text: str, line: int, word: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(PolicyError, match=word) as caught:
+        Sandbox(policy=path)
+    assert str(path) in str(caught.value)
+    assert f"line {line}" in str(caught.value)
+
+
+def test_a_policy_object_needs_rules() -> None:
+    with pytest.raises(TypeError):
+        Policy("mine")  # type: ignore[call-arg]
+
+
+FRAME: Any = sys._getframe()
+NOTHING: list[int] = []
+INT: Any = int
+
+
+def iter_of_nothing() -> Any:
+    yield from ()
+
+
+def test_what_cannot_travel_is_named(make_sandbox: Make) -> None:
+    with make_sandbox() as sandbox:
+        with pytest.raises(TransferError, match="argument 1"):
+            sandbox.call(INT, FRAME)
+        with pytest.raises(TransferError, match="argument 2"):
+            sandbox.call(INT, 1, (each for each in NOTHING))
+        with pytest.raises(TransferError, match="'base'"):
+            sandbox.call(INT, base=FRAME)
+        with pytest.raises(TransferError, match="FRAME"):
+            sandbox.call(lambda: FRAME)
+        with pytest.raises(TransferError, match="int is not callable"):
+            sandbox.call(5)  # type: ignore[arg-type]
+
+
+# --- a life in the wrong order ----------------------------------------------------------------------
+
+
+def test_use_before_with_after_close_and_twice(make_sandbox: Make) -> None:
+    sandbox = make_sandbox()
+    with pytest.raises(ClosedError, match="not open yet"):
+        sandbox.run(int)
+    with sandbox:
+        with pytest.raises(ClosedError, match="does not nest"), sandbox:
+            pass
+        assert sandbox.run(int) == 0
+    for use in (lambda: sandbox.run(int), lambda: sandbox.call(int), sandbox.__enter__):
+        with pytest.raises(ClosedError, match="closed"):
+            use()
+    assert isinstance(ClosedError(), RuntimeError)
+    assert isinstance(ClosedError(), SandboxError)
+
+
+def test_a_sandbox_that_was_never_entered_can_be_closed(make_sandbox: Make) -> None:
+    sandbox = make_sandbox()
+    sandbox.close()
+    with pytest.raises(ClosedError, match="closed"):
+        sandbox.__enter__()
+
+
+# --- not this Python, not this system ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("import sys; sys.platform = 'darwin'", "Linux"),
+        ("import sys; sys.version_info = (3, 10, 0, 'final', 0)", "3.11"),
+        ("import os; u = os.uname(); os.uname = lambda: type(u)((*u[:4], 's390x'))", "s390x"),
+    ],
+)
+def test_an_unsupported_platform_is_named(
+    start_app: Callable[..., App], change: str, text: str
+) -> None:
+    app = start_app(
+        f"{change}\ntry:\n    make().__enter__()\n"
+        "except Unsupported as error:\n    tell([error.feature, str(error)])"
+    )
+    feature, message = app.heard()
+    assert text in message
+    assert feature
