@@ -7,6 +7,7 @@ call, which ends the wait.
 from __future__ import annotations
 
 import fcntl
+import select
 import struct
 
 from ._models import Violation
@@ -17,8 +18,14 @@ _NOTIF = struct.Struct("=QIIiIQ6Q")
 _SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 
 
-def receive(listener: int) -> Violation | None:
-    """The pending notification, or None if its process is dead already."""
+def receive(listener: int, events: int) -> Violation | None:
+    """The pending notification, or None if its process is dead already.
+
+    `events` is what poll said of the listener. Where it said only POLLHUP (every process under the
+    filter is gone) there is nothing to receive, and before Linux 6.11 asking waits for ever.
+    """
+    if not events & select.POLLIN:
+        return None
     buffer = bytearray(_NOTIF.size)  # the kernel wants it zeroed
     try:
         fcntl.ioctl(listener, _SECCOMP_IOCTL_NOTIF_RECV, buffer)

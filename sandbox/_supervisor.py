@@ -55,6 +55,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._started = self._ended = 0.0
         self._pidfd = -1
+        self._listening = True
         self._worker: dict[str, Any] = {}
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
@@ -88,7 +89,7 @@ class Supervisor:
         for stream in (channels.stdout, channels.stderr):
             if stream.open:
                 wanted[stream.descriptor] = select.POLLIN
-        if self.facts.violation is None:
+        if self._listening:
             wanted[self._jail.listener] = select.POLLIN
         if self._group is not None and self._group.oom_fd is not None and self._killed_at is None:
             wanted[self._group.oom_fd] = select.POLLIN | select.POLLPRI
@@ -103,14 +104,14 @@ class Supervisor:
         moments = [moment for moment in (self._wall_end(), self._next_cpu_look) if moment]
         return min(moments, default=None)
 
-    def on_event(self, descriptor: int) -> None:
-        """Something is to be read (or written) at `descriptor`."""
+    def on_event(self, descriptor: int, events: int) -> None:
+        """Poll said `events` of `descriptor`: something is to be read or written, or it ended."""
         if descriptor == self._jail.control.fileno():
             self._on_control()
         elif descriptor == self._channels.result.fileno():
             self._on_result()
         elif descriptor == self._jail.listener:
-            self._on_denial()
+            self._on_denial(events)
         elif descriptor == self._jail.launcher.pidfd:
             self._fail("the launcher ended during the call")
             self._finish()
@@ -203,9 +204,11 @@ class Supervisor:
             self._look_at_cpu(self._started)
         self._channels.request({"payload": self._payload, "result": int(self._limits.result)})
 
-    def _on_denial(self) -> None:
-        self.facts.violation = self.facts.violation or _notify.receive(self._jail.listener)
+    def _on_denial(self, events: int) -> None:
+        self._listening = bool(events & select.POLLIN)
+        self.facts.violation = _notify.receive(self._jail.listener, events)
         if self.facts.violation is not None:
+            self._listening = False
             self._kill("violation")
 
     def _on_oom(self) -> None:
@@ -296,11 +299,11 @@ class Supervisor:
         if self._group is not None and not self._jail.broken:
             self._group.finish()
 
-    def in_order(self, ready: Sequence[tuple[int, int]]) -> list[int]:
-        """The descriptors that are ready, the control socket last: what else was there belongs to
-        the call that it ends."""
+    def in_order(self, ready: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is ready, the control socket last: what else was there belongs to the call that it
+        ends."""
         last = self._jail.control.fileno()
-        return sorted((descriptor for descriptor, _ in ready), key=lambda found: found == last)
+        return sorted(ready, key=lambda found: found[0] == last)
 
 
 def drive(call: Supervisor) -> None:
@@ -311,9 +314,9 @@ def drive(call: Supervisor) -> None:
             poll.register(descriptor, events)
         deadline = call.deadline()
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        for descriptor in call.in_order(poll.poll(timeout)):
+        for descriptor, events in call.in_order(poll.poll(timeout)):
             if not call.done:
-                call.on_event(descriptor)
+                call.on_event(descriptor, events)
         if not call.done:
             call.on_time()
 
