@@ -87,7 +87,7 @@ def a_writable_mount(content: Content) -> Content:
 def a_mount_that_honours_setuid(content: Content) -> Content:
     root = dict(content["root"])
     root["binds"] = [
-        (source, target, [o for o in options if o != "nosuid" or target != "shown"])
+        (source, target, [o for o in options if o != "nosuid" or target != "usr"])
         for source, target, options in root["binds"]
     ]
     return {**content, "root": root}
@@ -152,9 +152,11 @@ def test_p02_a_failed_step_or_difference_runs_nothing(
     def attempt() -> None:
         with tampered(change):
             sandbox = make_sandbox(small, policy="base", mounts=shown)
-            with pytest.raises(SetupError) as caught:
-                sandbox.__enter__()
-        sandbox.close()
+            try:
+                with pytest.raises(SetupError) as caught:
+                    sandbox.__enter__()
+            finally:
+                sandbox.close()
         assert caught.value.step == step, str(caught.value)
         _settle()
 

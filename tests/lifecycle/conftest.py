@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +14,6 @@ pytest.register_assert_rewrite("tests.lifecycle.apps", "tests.lifecycle.traces")
 
 from tests.lifecycle.apps import App  # noqa: E402
 from tests.lifecycle.traces import Traces, settled  # noqa: E402
-
-_MORE_THAN_ARE_KEPT = 6
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,9 +48,7 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
 @pytest.fixture
 def before(make_sandbox: Callable[..., Sandbox]) -> Traces:
-    """What this process held before the test: its launcher runs, and as many used control groups
-    are kept for later jails as ever are."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(_MORE_THAN_ARE_KEPT):
-            stack.enter_context(make_sandbox()).run(int)
+    """What this process held before the test, its launcher and its reaper at work."""
+    with make_sandbox() as sandbox:
+        sandbox.run(int)
     return settled()
