@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import select
@@ -38,6 +39,7 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _answer(channel: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    faulthandler.disable()  # a signal that ends the child is an answer, not a fault of the tests
     try:
         answer: tuple[bool, Any] = (True, function(*args))
     except BaseException as error:
