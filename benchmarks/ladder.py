@@ -40,7 +40,7 @@ HOST_STEPS = (
     ("sandbox._transfer", "dump_call"),
     ("sandbox._cgroup._v1", "Jail.call"),
     ("sandbox._cgroup._v2", "Jail.call"),
-    ("sandbox._supervisor", "Supervisor._ask"),
+    ("sandbox._supervisor", "Supervisor.begin"),
     ("sandbox._observe", "observe_worker"),
     ("sandbox._supervisor", "Supervisor._start"),
     ("sandbox._supervisor", "Supervisor._finish"),

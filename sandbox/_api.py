@@ -84,7 +84,7 @@ class Sandbox:
         self._policy = load_policy(policy)
         self._waived = check_waivers(allow_missing)
         environment = {**_GUEST_ENVIRONMENT, **_checked_environment(env or {})}
-        self._environment = tuple(environment.items())
+        self._environment = environment
         if isinstance(preload, str):
             raise TypeError("preload: expected a sequence of module names, not one string")
         self._visible = Visible.of(preload)
@@ -122,9 +122,10 @@ class Sandbox:
         within milliseconds. A call under way in another thread ends as cancelled. Closing twice is
         allowed."""
         self._state = "closed"
-        if self._jail is None or self._owner != os.getpid():
+        jail = self._jail
+        if jail is None or self._owner != os.getpid():
             return
-        self._jail.cancel()
+        jail.cancel()
         with self._lock:
             jail, self._jail = self._jail, None
             if jail is not None:
@@ -204,10 +205,15 @@ class Sandbox:
             self._limits,
             layers,
             launcher.facts["landlock"],
-            self._environment,
         )
+        lease = RUNTIME.lease()
         group = groups.jail(self._limits) if groups else None
-        jail = Jail(launcher, blueprint, group, RUNTIME.lease())
+        try:
+            jail = Jail(launcher, blueprint, group, lease, self._environment)
+        except BaseException:
+            if group is not None:
+                group.close()
+            raise
         try:
             jail.start()
         except BaseException:
@@ -228,10 +234,23 @@ def _checked_mounts(mounts: Iterable[Mount]) -> Iterable[Mount]:
         yield mount
 
 
+# Well below what one message to a jail's init may hold.
+_MOST_ENVIRONMENT = 64 << 10
+
+
 def _checked_environment(env: Mapping[str, str]) -> dict[str, str]:
+    size = 0
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"env: {name!r}: names and values are strings")
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ValueError(f"env: {name!r} is not a name, or its value holds a NUL")
+        try:
+            size += len(f"{name}={value}".encode())
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"env: {name!r} or its value is not text that UTF-8 can hold"
+            ) from None
+    if size > _MOST_ENVIRONMENT:
+        raise ValueError(f"env: {size} bytes of names and values are more than {_MOST_ENVIRONMENT}")
     return dict(env)

@@ -1,5 +1,6 @@
 """Everything about a jail that two sandboxes made alike have in common, worked out once: the file
-tree, the filters, the Landlock rules. The launcher keeps each under its key and is sent it once."""
+tree, the filters, the Landlock rules. The launcher keeps each under its key and is sent it once.
+Every jail of a launcher is a copy of its memory: nothing that is one sandbox's own is in here."""
 
 from __future__ import annotations
 
@@ -66,14 +67,13 @@ class Drawings:
         limits: Limits,
         layers: Layers,
         landlock: int,
-        environment: tuple[tuple[str, str], ...],
     ) -> Blueprint:
         """The blueprint for a jail. Raises PolicyError, Unsupported."""
         rlimits = _rlimits(limits, layers)
         scratch = (limits.disk, limits.inodes)
         # By identity: hashing a policy's rules takes longer than all else here. Both are kept with
         # the blueprint, so that no other object can have their identity meanwhile.
-        made_of = (id(policy), id(root), scratch, rlimits, layers, landlock, environment)
+        made_of = (id(policy), id(root), scratch, rlimits, layers, landlock)
         found = self._drawn.get(made_of)
         if found is None:
             if len(self._drawn) >= 64:
@@ -81,7 +81,6 @@ class Drawings:
             settings = {
                 "scratch": [_scratch(*scratch), _executes_scratch(policy)],
                 "rlimits": dict(rlimits),
-                "environment": dict(environment),
             }
             drawn = _draw(policy, root, layers, landlock, settings)
             found = self._drawn[made_of] = (policy, root, drawn)
@@ -116,6 +115,10 @@ def _rlimits(limits: Limits, layers: Layers) -> tuple[tuple[str, int], ...]:
         # 1, not 0: with a piped core_pattern 0 still runs the host's handler as root.
         "core": 1,
         "queues": 0,
+        # Whatever the application's own are: a real-time task would stand above the cap on CPUs.
+        "realtime": 0,
+        "nice": 0,
+        "pending": 1024,
         "locked": 64 << 10,
     }
     if limits.file_size is not None:

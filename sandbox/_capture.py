@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 
 _READ = 1 << 16
 _MOST_AT_ONCE = 1 << 18
@@ -23,8 +22,7 @@ class Capture:
         self.open = True
         self._half = max(1, keep // 2)
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
+        self._tail = bytearray()
 
     def drain(self) -> None:
         """Take what is there, but never more than `_MOST_AT_ONCE`: a guest that writes as fast as
@@ -55,11 +53,10 @@ class Capture:
         if room > 0:
             self._head += data[:room]
             data = data[room:]
-        if data:
-            self._tail.append(data)
-            self._tail_size += len(data)
-            while self._tail_size - len(self._tail[0]) >= self._half:
-                self._tail_size -= len(self._tail.popleft())
+        # One buffer: a guest can make every read a short one, and small objects are not small.
+        self._tail += data
+        if len(self._tail) > self._half + _READ:
+            del self._tail[: -self._half]
 
     def close(self) -> None:
         """Close the pipe; what was kept stays."""
@@ -69,6 +66,5 @@ class Capture:
 
     def result(self) -> tuple[bytes, int]:
         """(what was kept, bytes left out between its two halves)."""
-        tail = b"".join(self._tail)[-self._half :]
-        kept = bytes(self._head) + tail
+        kept = bytes(self._head + self._tail[-self._half :])
         return kept, self.total - len(kept)

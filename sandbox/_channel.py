@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +34,18 @@ def send(channel: socket.socket, message: object, descriptors: Sequence[int] = (
     if descriptors:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     try:
-        channel.sendmsg([msgpack.packb(message)], ancillary)
+        # MSG_NOSIGNAL: an application may have given up Python's refusal of SIGPIPE.
+        channel.sendmsg([msgpack.packb(message)], ancillary, socket.MSG_NOSIGNAL)
     except OSError as error:
         raise ChannelLost(f"cannot send: {error.strerror}") from None
+
+
+def readable(descriptor: int, seconds: float = 0.0) -> bool:
+    """Whether `descriptor` is, or becomes, readable. By poll: select knows only numbers below
+    1024."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def receive(channel: socket.socket) -> tuple[list[Any], list[int]]:

@@ -31,19 +31,26 @@ class Channels:
 
     def __init__(self, number: int, result: int, output: int | None) -> None:
         self.wire_error: str | None = None
+        self._ended = False
         self._most = result
         self._number = number
         self._reader = _wire.FrameReader(number)
         self._outgoing: list[memoryview] = []
-        self.result, worker_end = socket.socketpair()
-        # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
-        self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.result.setblocking(False)
-        self._store = _new_store(result)
         keep = _KEEP_UNLIMITED if output is None else output
-        self.stdout, stdout = _capture(keep)
-        self.stderr, stderr = _capture(keep)
-        self._theirs = [worker_end.detach(), os.dup(self._store), stdout, stderr]
+        made: list[int] = []
+        try:
+            self.result, worker_end = socket.socketpair()
+            # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
+            self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self.result.setblocking(False)
+            self._store = _new_store(result, made)
+            made.append(os.dup(self._store))
+            self.stdout, stdout = _capture(keep, made)
+            self.stderr, stderr = _capture(keep, made)
+        except BaseException:
+            _channel.close_all(made)
+            raise
+        self._theirs = [worker_end.detach(), made[1], stdout, stderr]
 
     @property
     def theirs(self) -> list[int]:
@@ -62,8 +69,9 @@ class Channels:
 
     @property
     def expecting(self) -> bool:
-        """Whether more may be read from the result socket."""
-        return self.frame is None and self.wire_error is None
+        """Whether more may come from the result socket. A guest can close its end and live on; poll
+        would then report that for ever."""
+        return not self._ended and self.frame is None and self.wire_error is None
 
     @property
     def sending(self) -> bool:
@@ -75,6 +83,7 @@ class Channels:
         space = socket.CMSG_SPACE(_UCRED.size)
         data, ancillary, _, _ = self.result.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
         if not data:
+            self._end()
             return None
         return next(int(_UCRED.unpack(body[: _UCRED.size])[0]) for _, _, body in ancillary)
 
@@ -87,7 +96,7 @@ class Channels:
         """Send what the socket takes. A worker that does not read is no fault of the host's."""
         try:
             while self._outgoing:
-                sent = self.result.send(self._outgoing[0])
+                sent = self.result.send(self._outgoing[0], socket.MSG_NOSIGNAL)
                 if sent == len(self._outgoing[0]):
                     self._outgoing.pop(0)
                 else:
@@ -95,23 +104,28 @@ class Channels:
         except BlockingIOError:
             return
         except ConnectionError:
-            self._outgoing.clear()
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._outgoing.clear()
 
     def read(self) -> bool:
         """Take what the worker sent; `frame` and `wire_error` tell. Whether anything came."""
         try:
             data = self.result.recv(_READ)
-            if data:
-                self._reader.feed(data)
-            return bool(data)
         except BlockingIOError:
             return False
         except ConnectionError:
-            self._outgoing.clear()
+            data = b""
+        if not data:
+            self._end()
             return False
+        try:
+            self._reader.feed(data)
         except _wire.WireError as error:
             self.wire_error = str(error)
-            return False
+        return self.wire_error is None
 
     @property
     def output_bytes(self) -> int:
@@ -147,17 +161,27 @@ class Channels:
         """Give the store's memory back."""
         os.close(self._store)
 
+    def forget(self) -> None:
+        """Close everything: of a forked child, its copies."""
+        self.let_go()
+        self.stdout.close()
+        self.stderr.close()
+        self.result.close()
+        self.close()
 
-def _capture(keep: int) -> tuple[Capture, int]:
+
+def _capture(keep: int, made: list[int]) -> tuple[Capture, int]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    made += (read_end, write_end)
     os.set_blocking(read_end, False)
     return Capture(read_end, keep), write_end
 
 
-def _new_store(size: int) -> int:
+def _new_store(size: int, made: list[int]) -> int:
     """Memory for a large result: made here, its size fixed for good, its pages charged to whoever
     writes them. Read only when every process that could still write is dead."""
     store = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    made.append(store)
     os.ftruncate(store, size)
     seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(store, fcntl.F_ADD_SEALS, seals)

@@ -7,11 +7,12 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _channel, _observe
+from . import _channel, _forks, _observe
 from ._blueprint import Blueprint
 from ._errors import InternalError, SandboxError, SetupError, Unsupported
 from ._launcher import Launcher, userns_remedy
@@ -34,16 +35,20 @@ class Jail:
         blueprint: Blueprint,
         group: JailGroup | None,
         lease: IdLease | None,
+        environment: Mapping[str, str],
     ) -> None:
         self.blueprint = blueprint
+        self._environment = environment
         self.launcher = launcher
         self.group = group
         self.lease = lease
-        self.broken = self.cancelled = False
+        self.broken = self.cancelled = self._prepared = False
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
         self._outside = (self.uid, self.uid if lease else os.getegid())
+        self._pidfd_lock = threading.Lock()
         self.control, self._theirs = _channel.pair()
+        _forks.hold(self)
 
     def start(self) -> None:
         """Have it made, and look at it. If this raises, what was made is the caller's to bury.
@@ -73,7 +78,8 @@ class Jail:
         )
         self.limits = self.group.read_back() if self.group else {}
         # Not waited for: init takes messages in order, so the first call cannot overtake it.
-        self._send(["go"])
+        # The environment goes to init alone: the launcher's memory is in every jail.
+        self._send(["go", dict(self._environment)])
 
     def _expect(
         self, kind: str, fields: int, descriptors: int, deadline: float
@@ -106,11 +112,26 @@ class Jail:
         try:
             _channel.send(self.control, message, descriptors)
         except _channel.ChannelLost as lost:
-            raise InternalError(f"the jail's init is gone: {lost}") from None
+            raise self._last_words() or InternalError(f"the jail's init is gone: {lost}") from None
 
-    def call(self, number: int, options: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        """Ask init to fork a worker."""
-        self._send(["call", number, options], descriptors)
+    def _last_words(self) -> SandboxError | None:
+        """What a dead init's worker said of a step that failed before it had a call."""
+        try:
+            message, received = _channel.receive(self.control)
+        except (_channel.ChannelLost, OSError):
+            return None
+        _channel.close_all(received)
+        if message[0] == "failed" and len(message) == 4:
+            return _failure(message[1], message[2], message[3])
+        return None
+
+    def call(self, number: int, descriptors: Sequence[int], *, cloudpickle: bool) -> None:
+        """Hand a call to the worker that waits for it. The first that needs cloudpickle has init
+        import it, and fork another worker, before."""
+        if cloudpickle and not self._prepared:
+            self._send(["prepare"])
+            self._prepared = True
+        self._send(["call", number], descriptors)
 
     @property
     def usable(self) -> bool:
@@ -130,15 +151,23 @@ class Jail:
         self.control.close()
 
     def _signal(self) -> None:
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        with self._pidfd_lock:  # or `close` of one thread meets a number that another gave away
+            if self.pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    def bury(self) -> None:
+        """After its end: close our descriptors."""
+        with self._pidfd_lock:
+            self.forget()
+        _forks.release(self)
 
     def forget(self) -> None:
-        """Close our descriptors; kills nothing (a forked child's copy, or after the end)."""
+        """Close our descriptors, end nothing: of a forked child, its copies."""
         self.control.close()
+        self._theirs.close()
         for descriptor in (self.listener, self.scratch, self.pidfd):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import msgpack
 
 from . import _channel, _paths, _root
 from ._blueprint import Blueprint
@@ -67,22 +68,24 @@ class Launcher:
 
     def _configure(self, profile: Profile, groups: Sequence[str]) -> None:
         host = os.pidfd_open(os.getpid())
-        config = {
+        content = {
             "preload": list(profile.preload),
             "packages": profile.packages.shown,
             "sys_path": profile.packages.sys_path,
             "late": OWN,
             "groups": list(groups),
         }
+        config = _in_memory(content)
         try:
-            _channel.send(self.socket, [config], [host])
+            _channel.send(self.socket, ["config"], [host, config])
         except _channel.ChannelLost:
             raise InternalError(f"the launcher did not start: {self._last_words()}") from None
         finally:
             os.close(host)
+            os.close(config)
 
     def _wait_for_hello(self) -> dict[str, int]:
-        if not select.select([self.socket], [], [], _START_SECONDS)[0]:
+        if not _channel.readable(self.socket.fileno(), _START_SECONDS):
             raise InternalError(f"the launcher said nothing within {_START_SECONDS:.0f} seconds")
         try:
             message, _ = _channel.receive(self.socket)
@@ -104,26 +107,39 @@ class Launcher:
         """Whether the launcher runs and is this process's own (not a fork's parent's)."""
         if self.owner != os.getpid():
             return False
-        return not select.select([self.pidfd], [], [], 0)[0]
+        return not _channel.readable(self.pidfd)
 
     def request(
         self, blueprint: Blueprint, outside: tuple[int, int], descriptors: Sequence[int]
     ) -> None:
         """Ask for a jail. A blueprint crosses once; the launcher keeps the latest `_MOST_KNOWN`."""
-        key = blueprint.key
         with self._lock:
-            message: dict[str, object] = {"key": key, "outside": outside, "forget": []}
-            if key not in self._knows:
-                message["blueprint"] = blueprint.content
-                if len(self._knows) >= _MOST_KNOWN:
-                    oldest = next(iter(self._knows))
-                    del self._knows[oldest]
-                    message["forget"] = [oldest]
+            enclosed = self._unknown(blueprint)
+            forget = (
+                [next(iter(self._knows))] if enclosed and len(self._knows) >= _MOST_KNOWN else []
+            )
+            message = {
+                "key": blueprint.key,
+                "new": bool(enclosed),
+                "forget": forget,
+                "outside": outside,
+            }
             try:
-                _channel.send(self.socket, ["jail", message], descriptors)
-            except _channel.ChannelLost:
-                raise InternalError("the launcher ended; the next call starts a new one") from None
-            self._knows[key] = None
+                _channel.send(self.socket, ["jail", message], [*descriptors, *enclosed])
+            except _channel.ChannelLost as lost:
+                raise InternalError(
+                    f"the launcher takes no request ({lost}); if it ended, the next call starts a "
+                    "new one"
+                ) from None
+            finally:
+                _channel.close_all(enclosed)
+            for old in forget:
+                del self._knows[old]
+            self._knows[blueprint.key] = None
+
+    def _unknown(self, blueprint: Blueprint) -> list[int]:
+        """A descriptor of its content if the launcher has to be told."""
+        return [] if blueprint.key in self._knows else [_in_memory(blueprint.content)]
 
     def close(self) -> None:
         """End the launcher: it ends its jails first. Waits for it, unless it is a parent's."""
@@ -145,6 +161,15 @@ class Launcher:
         if self._process.stderr is not None:
             self._process.stderr.close()
         self._process.returncode = 0  # Popen warns about, and waits for, children not its own
+
+
+def _in_memory(content: object) -> int:
+    """A descriptor of `content` as msgpack: a message can be no longer than a socket's buffer, and
+    a system's ld.so.cache alone may be."""
+    memory = os.memfd_create("message", os.MFD_CLOEXEC)
+    with open(memory, "wb", closefd=False) as file:
+        file.write(msgpack.packb(content))
+    return memory
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:

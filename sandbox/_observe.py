@@ -8,6 +8,7 @@ before it receives a byte of the guest's.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +107,18 @@ def _mounts(pid: int, targets: Mapping[str, bool]) -> dict[str, str]:
     seen: dict[str, str] = {}
     for line in _read(f"/proc/{pid}/mountinfo").splitlines():
         fields = line.split()
-        target, options = _unescaped(fields[4]), fields[5].split(",")
+        target = _unescaped(fields[4]) if "\\" in fields[4] else fields[4]
+        options = fields[5].split(",")
         if target in seen or target not in targets:
             raise _differs("root", f"{target} is mounted without having been asked for")
         wanted = "rw" if targets[target] else "ro"
         # A device node works only without nodev; what shows them holds nothing else.
         has_devices = target.startswith("/dev/") and not targets[target]
-        if not {"nosuid", wanted} <= set(options) or not ("nodev" in options or has_devices):
+        if (
+            "nosuid" not in options
+            or wanted not in options
+            or not ("nodev" in options or has_devices)
+        ):
             raise _differs(f"mount {target}", f"its options are {fields[5]}")
         seen[target] = f"{fields[fields.index('-') + 1]} {fields[5]}"
     if not seen.get("/", "").startswith("overlay ro,"):
@@ -131,6 +137,9 @@ _RLIMITS = {
     "queues": "Max msgqueue size",
     "locked": "Max locked memory",
     "cpu": "Max cpu time",
+    "realtime": "Max realtime priority",
+    "nice": "Max nice priority",
+    "pending": "Max pending signals",
 }
 
 
@@ -198,9 +207,16 @@ def own_filters() -> int:
     return int(_status("self").get("Seccomp_filters", "0"))
 
 
+# A pattern, because a worker is looked at in every call, and most of the sixty lines say nothing.
+_FIELDS = re.compile(
+    r"^(PPid|Uid|Groups|Threads|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters|Speculation_Store_Bypass)"
+    r":[ \t]*(.*?)[ \t]*$",
+    re.MULTILINE,
+)
+
+
 def _status(pid: int | str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in _read(f"/proc/{pid}/status").split("\n"))
-    return {name: value.strip() for name, _, value in pairs}
+    return dict(_FIELDS.findall(_read(f"/proc/{pid}/status")))
 
 
 def _read(path: str) -> str:

@@ -3,11 +3,13 @@ what they leave. `drain` makes it the caller's business (interpreter exit, tests
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
 from collections import deque
 
+from . import _channel
 from ._jail import Jail
 
 _DRAIN_SECONDS = 30.0
@@ -34,7 +36,7 @@ class Reaper:
     def bury(self, jail: Jail) -> None:
         """Take a killed jail over."""
         if self._ended:
-            jail.forget()
+            jail.bury()
             return
         with self._lock:
             self._idle.clear()
@@ -57,7 +59,7 @@ class Reaper:
             self._wait(dying)
             while self._new:
                 dying.append(self._new.popleft())
-            dying = [jail for jail in dying if not _bury(jail)]
+            dying = [jail for jail in dying if not _buried(jail)]
             with self._lock:
                 if not dying and not self._new:
                     self._idle.set()
@@ -79,7 +81,15 @@ class Reaper:
 
 
 def _ended(jail: Jail) -> bool:
-    return bool(select.select([jail.pidfd], [], [], 0)[0])
+    return _channel.readable(jail.pidfd)
+
+
+def _buried(jail: Jail) -> bool:
+    try:
+        return _bury(jail)
+    except Exception:  # whatever it was, the jails after this one have to be buried too
+        logging.getLogger(__name__).exception("a jail could not be removed whole")
+        return True
 
 
 def _bury(jail: Jail) -> bool:
@@ -91,5 +101,5 @@ def _bury(jail: Jail) -> bool:
         return False
     if jail.lease is not None:
         jail.lease.give_back(jail.uid)
-    jail.forget()
+    jail.bury()
     return True

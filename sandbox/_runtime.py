@@ -8,6 +8,7 @@ import atexit
 import os
 import threading
 
+from . import _forks
 from ._cgroup import Groups
 from ._errors import Unsupported
 from ._ids import IdLease
@@ -71,6 +72,7 @@ class Runtime:
 
     def after_fork(self) -> None:
         """In a forked child everything is the parent's: drop our copies of the descriptors."""
+        _forks.forget_all()
         self.launchers.after_fork()
         if self._groups is not None:
             self._groups.forget()

@@ -11,10 +11,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _channel, _notify, _observe
+from . import _channel, _forks, _notify, _observe
 from ._channels import Channels
 from ._errors import SandboxError
 from ._jail import Jail
@@ -32,7 +32,7 @@ _LEAST_PAUSE = 0.001
 
 
 class Supervisor:
-    """From asking init for a worker to the outcome.
+    """From handing the call to a worker to the outcome.
 
     Args:
         jail: a ready jail, used by nobody else until `done`.
@@ -62,12 +62,15 @@ class Supervisor:
         self._group: CallGroup | None = jail.group.call() if jail.group else None
         output = None if limits.output is None else int(limits.output)
         self._channels = Channels(number, int(limits.result), output)
-        self._ask({"cloudpickle": cargo.needs_cloudpickle})
+        self._needs_cloudpickle = cargo.needs_cloudpickle
+        _forks.hold(self)
 
-    def _ask(self, options: Mapping[str, Any]) -> None:
+    def begin(self) -> None:
+        """Hand the call to the jail."""
         procs = self._group.procs_fds() if self._group else []
+        descriptors = [*self._channels.theirs, *procs]
         try:
-            self._jail.call(self._number, options, [*self._channels.theirs, *procs])
+            self._jail.call(self._number, descriptors, cloudpickle=self._needs_cloudpickle)
         except SandboxError as error:
             self._fail(str(error))
             self._finish()
@@ -294,10 +297,20 @@ class Supervisor:
     def release(self) -> None:
         """Give back every resource of the call, when every process of it is dead."""
         self._channels.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        self._close_pidfd()
+        _forks.release(self)
         if self._group is not None and not self._jail.broken:
             self._group.finish()
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def forget(self) -> None:
+        """Close descriptors, end nothing: of a forked child, its copies."""
+        self._channels.forget()
+        self._close_pidfd()
 
     def in_order(self, ready: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """What is ready, the control socket last: what else was there belongs to the call that it
@@ -330,6 +343,7 @@ def supervise(jail: Jail, number: int, limits: Limits, cargo: Cargo) -> Outcome:
         jail.kill()
         raise
     try:
+        call.begin()
         drive(call)
     except BaseException:
         call.cancel()
@@ -339,6 +353,8 @@ def supervise(jail: Jail, number: int, limits: Limits, cargo: Cargo) -> Outcome:
         if not call.done:  # interrupted twice
             jail.kill()
             call.abandon()
-        outcome = outcome_of(call.finished())
-        call.release()
+        try:
+            outcome = outcome_of(call.finished())
+        finally:
+            call.release()
     return outcome

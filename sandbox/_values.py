@@ -30,7 +30,7 @@ import msgpack
 
 _MOST_LEVELS: Final = 100
 _MOST_ITEMS: Final = 8192
-_MOST_FRACTION: Final = 4096  # bytes of a numerator or denominator: gcd is quadratic
+_MOST_FRACTION: Final = 1024  # bytes of a numerator or denominator: gcd is quadratic
 _MOST_DECIMAL: Final = 1 << 20  # characters
 _MOST_KEY: Final = 1024  # bytes of a hashed number: comparing int with Decimal is quadratic
 _CHARGE: Final = 8

@@ -116,7 +116,8 @@ def _foreign_oom(facts: Facts) -> _Found:
 def _cpu(facts: Facts) -> _Found:
     limit, used = facts.limits.cpu_time, facts.cpu_time
     over = limit is not None and used is not None and used > limit
-    signaled = _signal(facts) == signal.SIGXCPU and limit is not None
+    # Only without control groups is there a limit of the process's own (RLIMIT_CPU) to send it.
+    signaled = used is None and limit is not None and _signal(facts) == signal.SIGXCPU
     if over or "cpu" in facts.killed or signaled:
         shown = "?" if used is None else f"{used:.3f}"
         return (
@@ -182,7 +183,7 @@ def _processes(facts: Facts) -> _Found:
 
 
 def _disk(facts: Facts) -> _Found:
-    if _signal(facts) == signal.SIGXFSZ:
+    if _signal(facts) == signal.SIGXFSZ and facts.limits.file_size is not None:
         text = f"a file grew past the limit of {facts.limits.file_size} bytes"
         return text, {"limit": "file_size", "value": facts.limits.file_size, "signal": "SIGXFSZ"}
     if not _failed(facts):

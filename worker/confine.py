@@ -26,6 +26,7 @@ from .kernel import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # Where a worker finds its result channel and the memory for a large result; 0 to 2 as usual.
@@ -52,6 +53,7 @@ class Jail:
         self.tree = tree
         self.procs = procs
         self.mapped = mapped
+        self.environment: dict[str, str] = {}
         self.scratch = -1
         self.ruleset = -1
         self.listener = -1
@@ -61,11 +63,14 @@ class Jail:
 
 
 class Call:
-    """What a worker works on."""
+    """What a worker works on. `receive` waits for the call: its number and its descriptors."""
 
-    def __init__(self, jail: Jail, descriptors: list[int]) -> None:
+    def __init__(self, jail: Jail, receive: Callable[[], tuple[int, list[int]]]) -> None:
         self.jail = jail
-        self.result, self.store, self.stdout, self.stderr, *self.procs = descriptors
+        self.receive = receive
+        self.number = 0
+        self.result = self.store = self.stdout = self.stderr = -1
+        self.procs: list[int] = []
 
 
 def confine_jail(jail: Jail) -> None:
@@ -88,7 +93,7 @@ def confine_jail(jail: Jail) -> None:
         start_session,
         join_new_keyring,
         apply_rlimits,
-        set_environment,
+        enter_work_folder,
         prepare_landlock,
         drop_capabilities,
         forbid_new_privileges,
@@ -97,14 +102,24 @@ def confine_jail(jail: Jail) -> None:
         _take(step, jail)
 
 
+def seal_jail(jail: Jail) -> None:
+    """init: when the host has looked at it, in order."""
+    for step in (
+        become_undumpable,
+        set_environment,
+    ):
+        _take(step, jail)
+
+
 def confine_worker(call: Call) -> None:
     """worker: from a copy of init to guest code's place, in order."""
     for step in (
-        join_call_group,
         start_session,
-        take_streams,
         deny_writable_code,
         enter_landlock,
+        await_call,
+        join_call_group,
+        take_streams,
         close_everything_else,
         load_last_filter,
     ):
@@ -250,14 +265,8 @@ def apply_rlimits(jail: Jail) -> None:
     rlimits.apply(jail.request["rlimits"])
 
 
-def set_environment(jail: Jail) -> None:
-    """Exactly what was asked for; most of it is the launcher's own already."""
-    wanted: dict[str, str] = jail.request["environment"]
-    for name in set(os.environ) - set(wanted):
-        del os.environ[name]
-    for name, value in wanted.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+def enter_work_folder(_: Jail) -> None:
+    """Where calls start."""
     os.chdir("/work")
 
 
@@ -283,19 +292,22 @@ def load_first_filter(jail: Jail) -> None:
     jail.listener = seccomp.load(program, listener=True)
 
 
+def become_undumpable(_: Jail) -> None:
+    """After the host's look: an ordinary user may not read the namespaces of such a process."""
+    process.set_dumpable(False)
+
+
+def set_environment(jail: Jail) -> None:
+    """Exactly what was asked for. It comes from the host with "go" and by no other way: what the
+    launcher knows, every jail can read."""
+    for name in set(os.environ) - set(jail.environment):
+        del os.environ[name]
+    for name, value in jail.environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 # --- worker -------------------------------------------------------------------------------------
-
-
-def join_call_group(call: Call) -> None:
-    _join(call.procs)
-
-
-def take_streams(call: Call) -> None:
-    """Descriptors 1 to 4; what they are copied from has higher numbers."""
-    os.dup2(call.stdout, 1)
-    os.dup2(call.stderr, 2)
-    os.dup2(call.result, RESULT, inheritable=False)
-    os.dup2(call.store, STORE, inheritable=False)
 
 
 def deny_writable_code(call: Call) -> None:
@@ -308,6 +320,25 @@ def enter_landlock(call: Call) -> None:
     """A domain of the worker's own: init is outside it, so that signals to init are refused."""
     if call.jail.ruleset >= 0:
         landlock.restrict(call.jail.ruleset)
+
+
+def await_call(call: Call) -> None:
+    """Until here a worker is forked ahead, with what it can do without a call's own descriptors."""
+    call.number, received = call.receive()
+    call.result, call.store, call.stdout, call.stderr, *call.procs = received
+
+
+def join_call_group(call: Call) -> None:
+    """From here on memory and CPU time are the call's."""
+    _join(call.procs)
+
+
+def take_streams(call: Call) -> None:
+    """Descriptors 1 to 4; what they are copied from has higher numbers."""
+    os.dup2(call.stdout, 1)
+    os.dup2(call.stderr, 2)
+    os.dup2(call.result, RESULT, inheritable=False)
+    os.dup2(call.store, STORE, inheritable=False)
 
 
 def close_everything_else(call: Call) -> None:

@@ -1,7 +1,9 @@
 """pid 1 of a jail: our own code, confined, forks one worker per call and reaps.
 
-It holds the control socket and reads only from it. It shares its user id with the guest, so the
-host believes its messages only within narrow bounds, and keeps the means of killing for itself.
+The worker is forked ahead of its call, when every process of the call before is dead, and waits for
+it at the control socket. init only waits for the worker, so that the two never read at once. init
+shares its user id with the guest, so the host believes its messages only within narrow bounds, and
+keeps the means of killing for itself.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import os
 import sys
 
 from . import channel, runner
-from .confine import Call, Jail, StepFailed, confine_jail, confine_worker
+from .confine import Call, Jail, StepFailed, confine_jail, confine_worker, seal_jail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_NOTE_BYTES = 8
+# Noted instead of a call's number, which are from 1 on: init shall import cloudpickle.
+_PREPARE = 0
 
 # The folder inside, on the read-only root, that holds cloudpickle; set by the launcher.
 late_imports = ""
@@ -39,8 +45,6 @@ def main(
 
 
 def _confine(jail: Jail, control: _socket.socket) -> _socket.socket:
-    from .kernel import process
-
     try:
         confine_jail(jail)
     except StepFailed as failed:
@@ -51,35 +55,56 @@ def _confine(jail: Jail, control: _socket.socket) -> _socket.socket:
     channel.send(control, ["barrier"], (jail.listener, jail.scratch))
     os.close(jail.listener)
     os.close(jail.scratch)
-    channel.receive(control)
-    process.set_dumpable(False)
+    (_, jail.environment), _ = channel.receive(control)
+    seal_jail(jail)
     return control
 
 
 def _serve(jail: Jail, control: _socket.socket) -> None:
+    # By this pipe a worker says what it took from the socket; closed in it before guest code.
+    noted, note = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     while True:
-        message, descriptors = channel.receive(control)
-        _, number, options = message
-        if options["cloudpickle"]:
-            _import_cloudpickle()
         worker = os.fork()
         if worker == 0:
-            _work(jail, number, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        channel.send(control, ["ended", number, *_wait(worker)])
+            _work(jail, control, note)
+        ending = _wait(worker)
+        number = _read_note(noted)
+        if number is None:
+            return
+        if number == _PREPARE:
+            _import_cloudpickle()
+        else:
+            channel.send(control, ["ended", number, *ending])
 
 
-def _work(jail: Jail, number: int, descriptors: list[int]) -> None:
+def _read_note(noted: int) -> int | None:
+    """The number of the call that the dead worker had, `_PREPARE`, or None if it had none: the host
+    closed the socket, or the worker was killed while it waited."""
     try:
-        call = Call(jail, descriptors)
+        return int.from_bytes(os.read(noted, _NOTE_BYTES), "big")
+    except BlockingIOError:
+        return None
+
+
+def _work(jail: Jail, control: _socket.socket, note: int) -> None:
+    """The life of a worker. Never returns."""
+
+    def receive() -> tuple[int, list[int]]:
+        message, descriptors = channel.receive(control)
+        number = _PREPARE if message[0] == "prepare" else message[1]
+        os.write(note, number.to_bytes(_NOTE_BYTES, "big"))
+        if number == _PREPARE:
+            os._exit(0)
+        return number, descriptors
+
+    try:
+        call = Call(jail, receive)
         try:
             confine_worker(call)
         except StepFailed as failed:
-            control = _socket.socket(fileno=os.dup(jail.control))
             channel.send(control, ["failed", *failed.report])
             os._exit(1)
-        runner.main(number)
+        runner.main(call.number)
     finally:
         os._exit(1)
 

@@ -36,7 +36,8 @@ def main(descriptor: int) -> None:
     """Serve jails until the host is gone, then remove what it left."""
     _take_default_signals()
     control = socket.socket(fileno=descriptor)
-    (config,), (host, *_) = channel.receive(control)
+    _, (host, memory) = channel.receive(control)
+    config = channel.take(memory)
     try:
         groups = jail_groups.open_parents(config["groups"])
         _enter_own_mounts()
@@ -106,6 +107,14 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:1000]
 
 
+def _tell(jail: socket.socket, message: object) -> None:
+    """The host may have given this jail up (Ctrl-C) and closed its end: no matter to the others."""
+    try:
+        channel.send(jail, message)
+    except OSError:
+        pass
+
+
 class _Launcher:
     def __init__(
         self,
@@ -139,37 +148,39 @@ class _Launcher:
             message, descriptors = channel.receive(self._control)
         except (EOFError, ConnectionError):
             return False
+        except channel.TooLong:
+            return True  # the jail's socket is closed with it: that jail's request has failed
         self._start(message[1], descriptors)
         return True
 
     def _start(self, request: dict[str, Any], descriptors: list[int]) -> None:
         jail = socket.socket(fileno=descriptors[0])
+        memory = descriptors.pop() if request["new"] else -1
         tree = -1
         step = "prepare_root"
         try:
-            blueprint = self._blueprint(request)
+            blueprint = self._blueprint(request, memory)
             tree = self._templates.copy(request["key"], blueprint["root"])
             step = "clone_namespaces"
             pid, pidfd, mapped = self._clone(blueprint, jail, tree, descriptors[1:])
             step = "write_id_maps"
             self._map(request["outside"], jail, (pid, pidfd), mapped)
         except OSError as error:
-            detail = str(error.filename or "")
-            channel.send(jail, ["failed", step, error.errno or 0, detail])
+            _tell(jail, ["failed", step, error.errno or 0, str(error.filename or "")])
         finally:
             jail.close()
             for descriptor in (tree, *descriptors[1:]):
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _blueprint(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _blueprint(self, request: dict[str, Any], memory: int) -> dict[str, Any]:
         """Sent once, then named by its key; the host says which to forget."""
         for old in request["forget"]:
             self._blueprints.pop(old, None)
             self._templates.drop(old)
         key: str = request["key"]
-        if "blueprint" in request:
-            self._blueprints[key] = request["blueprint"]
+        if memory >= 0:
+            self._blueprints[key] = channel.take(memory)
         return self._blueprints[key]
 
     def _clone(

@@ -3,6 +3,7 @@ function is unpickled: what stands here is convenience for honest guests, not a 
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 
@@ -73,14 +74,11 @@ def _send(descriptor: int, number: int, answer: tuple[str, Any]) -> None:
 
 
 def _store(buffers: list[bytes]) -> None:
-    """Into the host's memfd, whose size is fixed and whose pages are charged to this call."""
-    offset = 0
-    for buffer in buffers:
-        view = memoryview(buffer)
-        while view:
-            written = os.pwrite(confine.STORE, view, offset)
-            view = view[written:]
-            offset += written
+    """Into the host's memfd, whose size is fixed and whose pages are charged to this call. Mapped,
+    because a write is held to the limit on the size of files."""
+    with mmap.mmap(confine.STORE, sum(len(buffer) for buffer in buffers)) as area:
+        for buffer in buffers:
+            area.write(buffer)
 
 
 def _flush() -> None:

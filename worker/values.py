@@ -39,7 +39,7 @@ LONG_BYTES, LONG_TEXT, LONG_DATA = range(26, 29)
 
 MOST_LEVELS = 100
 MOST_ITEMS = 8192
-MOST_FRACTION = 4096  # bytes of a numerator or denominator
+MOST_FRACTION = 1024  # bytes of a numerator or denominator
 MOST_DECIMAL = 1 << 20  # characters
 MOST_KEY = 1024  # bytes of a number that is hashed, alone or in a tuple
 WEIGH = 4 << 20  # bytes from which the whole value is weighed once before more is written

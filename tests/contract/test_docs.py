@@ -183,6 +183,7 @@ def steps_of(function: str) -> list[str]:
     ("heading", "function"),
     [
         ("### init: `confine_jail`", "confine_jail"),
+        ("### init, after the host's look: `seal_jail`", "seal_jail"),
         ("### worker: `confine_worker`", "confine_worker"),
     ],
 )

@@ -62,8 +62,9 @@ def test_c04_descriptors_do_not_send_signals(request_: int, jail: Sandbox, bare:
     assert jail.run(inherited.own_by_signal, request_, argument) == "EPERM"
 
 
-def test_c05_the_result_channel_does_not_name_the_host(jail: Sandbox) -> None:
-    pid, uid = jail.run(inherited.peer_of, RESULT)
+def test_c05_the_result_channel_does_not_name_the_host(jail: Sandbox, bare: Sandbox) -> None:
+    assert jail.call(inherited.peer_of, RESULT).error is not None  # the filter refuses the question
+    pid, uid = bare.run(inherited.peer_of, RESULT)
     assert pid == 0
     assert uid in (65534, 1000)  # not mapped inside; or the guest's own, of an ordinary user
 
@@ -80,6 +81,21 @@ def test_c06_c08_no_memory_of_the_application_is_in_the_guest(
         assert sandbox.run(inherited.occurrences, first, second, True) >= 1
         assert sandbox.run(inherited.occurrences, first, second, False) == 0
     assert inherited.occurrences(first, second, False) >= len([heap])
+
+
+def test_c06_what_is_one_sandboxs_own_is_in_no_other(make_sandbox: Make, small: Limits) -> None:
+    """The two share a launcher, whose memory every jail of it is a copy of."""
+    parts = [secrets.token_hex(8) for _ in range(4)]
+    variable, argument = parts[0] + parts[1], parts[2] + parts[3]
+    with make_sandbox(small, env={"OWN": variable}) as one:
+        assert one.run(len, argument) == 32
+        with make_sandbox(small) as other:
+            for first, second in (parts[:2], parts[2:]):
+                pair = first.encode(), second.encode()
+                assert other.run(inherited.occurrences, *pair, True) >= 1
+                assert other.run(inherited.occurrences, *pair, False) == 0
+        pair = parts[0].encode(), parts[1].encode()
+        assert one.run(inherited.occurrences, *pair, False) >= 1
 
 
 def test_c07_random_state_is_fresh_in_every_call(

@@ -46,6 +46,12 @@ def tampered(change: Callable[[Content], Content]) -> Iterator[None]:
         yield
 
 
+def much_more_than_a_socket_takes(content: Content) -> Content:
+    root = dict(content["root"])
+    root["files"] = [*root["files"], ("etc/much", bytes(3 << 20))]
+    return {**content, "root": root}
+
+
 def an_impossible_size(content: Content) -> Content:
     return {**content, "scratch": [{**content["scratch"][0], "size": "much"}, False]}
 
@@ -176,6 +182,12 @@ def _settle() -> None:
     from sandbox._runtime import RUNTIME
 
     RUNTIME.reaper.drain()
+
+
+def test_p02_a_large_request_is_no_failure(make_sandbox: Make, small: Limits) -> None:
+    """A host's ld.so.cache is part of it."""
+    with tampered(much_more_than_a_socket_takes), make_sandbox(small) as sandbox:
+        assert sandbox.run(os.path.getsize, "/etc/much") == 3 << 20
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ class App:
         source = _PRELUDE.format(waived=set(LACKS), folder=str(shown)) + body
         self.process = subprocess.Popen(
             [sys.executable, "-c", source],
+            # Unbuffered: a line that was read along with another would never be waited for.
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -85,6 +85,8 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"env": {"A=B": "c"}}, ValueError, "A=B"),
     ({"env": {"A": "b\0"}}, ValueError, "A"),
     ({"env": {"A": 1}}, TypeError, "A"),
+    ({"env": {"A": "\ud800"}}, ValueError, "UTF-8"),
+    ({"env": {"A": "x" * 65536}}, ValueError, "65536"),
     ({"preload": "numpy"}, TypeError, "preload"),
     ({"preload": ["no_such_module"]}, ValueError, "no_such_module"),
     ({"allow_missing": {"seccomp"}}, ValueError, "seccomp"),
@@ -92,7 +94,7 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "kind", "text"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("options", "kind", "text"), OPTIONS, ids=lambda v: str(v)[:60])
 def test_bad_arguments(options: dict[str, Any], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         Sandbox(**options)

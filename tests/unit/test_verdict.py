@@ -171,6 +171,15 @@ def test_sigxcpu_is_the_cpu_limit() -> None:
     assert decide(seen).status == "cpu_time_limit"
 
 
+@pytest.mark.parametrize("number", [signal.SIGXCPU, signal.SIGXFSZ])
+def test_a_limits_signal_where_no_such_limit_can_send_it_is_the_guests_own(number: int) -> None:
+    """CPU time is the group's, with groups in force; a file size of None sets no limit."""
+    seen = Facts(Limits(cpu_time=1.0, file_size=None), wait_status=number, cpu_time=0.1)
+    verdict = decide(seen)
+    assert verdict.status == "signaled"
+    assert verdict.evidence["signal"] == number
+
+
 def test_a_forged_answer_before_a_crash_counts_for_nothing() -> None:
     seen = facts()
     seen.wait_status = signal.SIGSEGV

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from ._ffi import ffi
 from .call import address, syscall
 
@@ -36,8 +39,6 @@ def hide_uptime() -> None:
 
     Needs a dumpable process (the file belongs to root otherwise) and no child yet.
     """
-    import time
-
     unshare(NEWTIME)
     offsets = "".join(
         f"{clock} -{int(time.clock_gettime(number))} 0\n"
@@ -56,5 +57,8 @@ def set_hostname(name: bytes) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "wb", buffering=0) as file:
-        file.write(text.encode())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -12,6 +12,9 @@ _NAMES = {
     "cpu": resource.RLIMIT_CPU,
     "locked": resource.RLIMIT_MEMLOCK,
     "queues": resource.RLIMIT_MSGQUEUE,
+    "realtime": resource.RLIMIT_RTPRIO,
+    "nice": resource.RLIMIT_NICE,
+    "pending": resource.RLIMIT_SIGPENDING,
 }
 
 
