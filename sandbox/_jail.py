@@ -175,7 +175,7 @@ class Jail:
 
 
 _STEPS_OF_LAYERS = {
-    "hide_uptime": "time_namespace",
+    "start_clocks_at_zero": "time_namespace",
     "hide_group_path": "cgroup_namespace",
     "prepare_landlock": "landlock",
     "enter_landlock": "landlock",

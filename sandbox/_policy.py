@@ -28,7 +28,8 @@ class Policy:
         rules: decisions about system calls.
         files: what Landlock lets the guest do with files; nothing by default.
         default: name of the errno for calls without a rule; ENOSYS lets libraries fall back.
-        mdwe: memory is never both writable and executable (PR_SET_MDWE, Linux 6.3).
+        mdwe: no mapping is writable and executable at once, or becomes executable after it was
+            writable (PR_SET_MDWE, Linux 6.3).
 
     Raises:
         PolicyError: at construction; conflicting rules, or one that no policy may have.

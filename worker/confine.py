@@ -82,7 +82,7 @@ def confine_jail(jail: Jail) -> None:
         take_jail_identity,
         die_with_launcher,
         hide_group_path,
-        hide_uptime,
+        start_clocks_at_zero,
         attach_scratch,
         attach_root,
         mount_proc,
@@ -178,10 +178,10 @@ def hide_group_path(jail: Jail) -> None:
         namespaces.unshare(namespaces.NEWCGROUP)
 
 
-def hide_uptime(jail: Jail) -> None:
+def start_clocks_at_zero(jail: Jail) -> None:
     """Workers, not init itself, enter it (time_for_children)."""
     if jail.wants("time_namespace"):
-        namespaces.hide_uptime()
+        namespaces.start_clocks_at_zero()
 
 
 def attach_scratch(jail: Jail) -> None:

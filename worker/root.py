@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Templates:
-    """The roots this launcher has built, each below a folder of one small tmpfs of its own.
+_SMALL = {"mode": "0755", "size": "67108864", "nr_inodes": "65536"}
 
-    That tmpfs is attached over /sys, in the launcher's own mount namespace: an overlay's lowers,
-    and whatever is cloned, have to be attached somewhere; /sys is there everywhere and of no use
-    here.
+
+class Templates:
+    """The roots this launcher has built. The files of each are in a tmpfs of its own: a jail's copy
+    is one of the mounts alone, and its files have to last until the last of these is gone.
+
+    All are attached below one more tmpfs, over /sys in the launcher's own mount namespace: an
+    overlay's lowers, and whatever is cloned, have to be attached somewhere; /sys is there
+    everywhere and of no use here.
     (Not on "/" itself: to the kernel that is a chroot, in which CLONE_NEWUSER is EPERM.)
     """
 
     def __init__(self) -> None:
-        options = {"mode": "0755", "size": "67108864", "nr_inodes": "65536"}
-        self._stage = mounts.new_filesystem("tmpfs", options, mounts.NOSUID | mounts.NODEV)
+        self._stage = mounts.new_filesystem("tmpfs", _SMALL, mounts.NOSUID | mounts.NODEV)
         mounts.attach(self._stage, mounts.AT_FDCWD, "/sys")
         self._built: dict[str, tuple[str, int]] = {}
         self._count = 0
@@ -58,66 +61,58 @@ class Templates:
     def _build(self, spec: dict[str, Any]) -> tuple[str, int]:
         self._count += 1
         name = str(self._count)
-        for folder in (name, f"{name}/image", f"{name}/empty", f"{name}/root"):
-            os.mkdir(folder, 0o755, dir_fd=self._stage)
+        os.mkdir(name, 0o755, dir_fd=self._stage)
+        files = mounts.new_filesystem("tmpfs", _SMALL, mounts.NOSUID | mounts.NODEV)
+        mounts.attach(files, self._stage, name)
         overlay = -1
         try:
-            self._fill(f"{name}/image", spec)
-            overlay = self._overlay(name)
+            _fill(files, spec)
+            overlay = _overlay(files)
             for source, target, attributes in spec["binds"]:
                 _bind(overlay, source, target, attributes, spec["identities"].get(target))
         except OSError:
             self._discard(name, overlay)
             raise
+        finally:
+            os.close(files)
         return name, overlay
 
-    def _fill(self, folder: str, spec: dict[str, Any]) -> None:
-        image = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._stage)
-        try:
-            for path in spec["directories"]:
-                os.mkdir(path, 0o755, dir_fd=image)
-            for path, target in spec["links"]:
-                os.symlink(target, path, dir_fd=image)
-            for path, content in spec["files"]:
-                _write(image, path, content)
-        finally:
-            os.close(image)
-
-    def _overlay(self, name: str) -> int:
-        """An overlay without an upper layer is read-only by nature; it needs two lowers at least
-        (EINVAL otherwise)."""
-        base = f"/proc/self/fd/{self._stage}/{name}"
-        options = {"lowerdir": f"{base}/empty:{base}/image"}
-        attributes = mounts.RDONLY | mounts.NOSUID | mounts.NODEV
-        overlay = mounts.new_filesystem("overlay", options, attributes)
-        mounts.attach(overlay, self._stage, f"{name}/root")
-        return overlay
-
     def drop(self, key: str) -> None:
-        """Take a template apart; jails have copies of their own."""
+        """Take a template apart; jails made from it live on."""
         if key in self._built:
             self._discard(*self._built.pop(key))
 
     def _discard(self, name: str, overlay: int) -> None:
         if overlay >= 0:
             os.close(overlay)
-            mounts.detach(self._stage, f"{name}/root")
-        os.rename(name, "old", src_dir_fd=self._stage, dst_dir_fd=self._stage)
-        _remove_tree("old", self._stage)
+        mounts.detach(self._stage, name)  # with all below; gone when no jail has a copy any more
+        os.rmdir(name, dir_fd=self._stage)
 
 
-def _remove_tree(name: str, directory: int) -> None:
-    here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+def _fill(files: int, spec: dict[str, Any]) -> None:
+    for folder in ("image", "empty", "root"):
+        os.mkdir(folder, 0o755, dir_fd=files)
+    image = os.open("image", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=files)
     try:
-        with os.scandir(here) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    _remove_tree(entry.name, here)
-                else:
-                    os.unlink(entry.name, dir_fd=here)
+        for path in spec["directories"]:
+            os.mkdir(path, 0o755, dir_fd=image)
+        for path, target in spec["links"]:
+            os.symlink(target, path, dir_fd=image)
+        for path, content in spec["files"]:
+            _write(image, path, content)
     finally:
-        os.close(here)
-    os.rmdir(name, dir_fd=directory)
+        os.close(image)
+
+
+def _overlay(files: int) -> int:
+    """An overlay without an upper layer is read-only by nature; it needs two lowers at least
+    (EINVAL otherwise)."""
+    base = f"/proc/self/fd/{files}"
+    options = {"lowerdir": f"{base}/empty:{base}/image"}
+    attributes = mounts.RDONLY | mounts.NOSUID | mounts.NODEV
+    overlay = mounts.new_filesystem("overlay", options, attributes)
+    mounts.attach(overlay, files, "root")
+    return overlay
 
 
 def _write(directory: int, path: str, content: bytes) -> None:

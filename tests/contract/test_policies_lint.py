@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import re
+import signal
+import socket
+import stat
+import termios
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pyseccomp
@@ -14,9 +21,12 @@ from sandbox import _paths
 from sandbox._policy import kernel_names
 from sandbox._policy_file import SHIPPED, load_policy
 from sandbox._rule_file import init_rules, never_rules
+from sandbox._rules import LOW32
 
 FILES = sorted(name for name in os.listdir(_paths.POLICIES) if name.endswith(".toml"))
 RULED = [name for name in FILES if name != "kernel.toml"]
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ["README.md", "SECURITY.md", "ARCHITECTURE.md", "docs/policies.md"]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -119,3 +129,69 @@ def test_the_readme_explains_every_key_and_file() -> None:
                         keys |= {k for condition in table.get(key, ()) for k in condition}
     explained = set(re.findall(r"`\[{0,2}([@\w.]+)\]{0,2}`", text))
     assert keys | set(FILES) <= explained
+
+
+def test_values_agree_with_pythons() -> None:
+    """Python takes its constants from the C library's headers."""
+    compared = {}
+    for name, value in kernel_names().constants.items():
+        for module in (os, socket, fcntl, mmap, signal, stat, termios):
+            if hasattr(module, name):
+                assert int(getattr(module, name)) == value, name
+                compared[name] = value
+    assert len(compared) > 70
+    assert {"O_CREAT", "RWF_NOWAIT", "POSIX_FADV_DONTNEED", "AF_VSOCK", "SO_DOMAIN"} <= set(
+        compared
+    )
+    assert kernel_names().constants["__O_TMPFILE"] == os.O_TMPFILE & ~os.O_DIRECTORY
+
+
+def test_the_set_up_asks_its_sockets_only_what_python_needs() -> None:
+    """socket.socket(fileno=...) asks for SO_TYPE and SO_PROTOCOL."""
+    rules = [rule for rule in init_rules() if "getsockopt" in rule.calls]
+    assert [(c.arg, c.mask, set(c.values)) for rule in rules for c in rule.when] == [
+        (1, LOW32, {socket.SOL_SOCKET}),
+        (2, LOW32, {socket.SO_TYPE, socket.SO_PROTOCOL}),
+    ]
+
+
+def test_no_option_of_prctl_that_loosens_may_be_allowed() -> None:
+    (bar,) = [rule for rule in never_rules() if "prctl" in rule.calls]
+    safe = {value for condition in bar.when for value in condition.values}
+    for name in ("SECCOMP", "DUMPABLE", "SPECULATION_CTRL", "MM", "KEEPCAPS", "SECUREBITS", "MDWE"):
+        assert kernel_names().constants[f"PR_SET_{name}"] not in safe
+    for name in ("PR_SCHED_CORE", "PR_SET_MEMORY_MERGE", "PR_SET_PTRACER", "PR_CAP_AMBIENT"):
+        assert kernel_names().constants[name] not in safe
+
+
+# Said once, and not so.
+UNTRUE = [
+    "hides uptime",
+    "never both writable and executable",
+    "which is memory",
+    "what the host's mounts",
+]
+# What a guest learns, keeps or costs all the same; the escape tests show each of the first five.
+ADMITTED = [
+    "/proc/self/timens_offsets",
+    "mapped twice",
+    "`fsync` of a file",
+    "/proc/self/mountinfo",
+    "SA_RESTART",
+    "share a launcher",
+]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(f"policies/{name}" for name in [*RULED, "README.md"]), *DOCUMENTS, "sandbox/_policy.py"],
+)
+def test_nothing_is_claimed_that_is_not_so(path: str) -> None:
+    text = " ".join((ROOT / path).read_text(encoding="utf-8").lower().split())
+    assert [claim for claim in UNTRUE if claim in text] == []
+
+
+@pytest.mark.parametrize("fact", ADMITTED)
+def test_security_says_what_stays_open(fact: str) -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## What does not")[2]
+    assert fact in " ".join(text.split())

@@ -72,6 +72,7 @@ TRICKS = [
     Case("F07-hole", system_call, (0x3FFFFFFF,), "ENOSYS", "ENOSYS", "ENOSYS"),
     call("F17-strict-mode", "prctl", PR_SET_SECCOMP, 1, 0, 0, 0, jail="EPERM"),
     Case("F17-own-filter", entries.own_filter, (number("seccomp"), ALLOW), "EPERM", "done"),
+    Case("F17-by-prctl", entries.own_filter_by_prctl, (number("prctl"), ALLOW), "EPERM", "done"),
     Case("F17-false-success", entries.own_filter, (number("seccomp"), ANSWER_ZERO), "EPERM"),
     call("F-io_uring", "io_uring_setup", 0, 0, jail="ENOSYS"),
     call("L12-bpf", "getpid", jail="done", bare="done", outside="done"),
@@ -120,7 +121,7 @@ def with_writable_code(make_sandbox: Make, **options: Any) -> Sandbox:
 
 @pytest.mark.needs("mdwe")
 @pytest.mark.parametrize("make", [entries.make_code_writable, entries.map_writable_code])
-def test_e_memory_is_never_both_writable_and_executable(
+def test_e_memory_that_was_writable_does_not_become_executable(
     make: Callable[[], str], jail: Sandbox, make_sandbox: Make, small: Limits, outside: Outside
 ) -> None:
     assert outside(make) == "done"
@@ -130,3 +131,21 @@ def test_e_memory_is_never_both_writable_and_executable(
         assert "mdwe" in outcome.isolation.missing
     assert jail.run(make) == "EACCES"
     assert jail.run(entries.callback) == 42
+
+
+def test_e_the_same_memory_can_be_mapped_twice(jail: Sandbox) -> None:
+    """MDWE looks at one mapping at a time, as SECURITY.md says: a guest may bring code."""
+    assert jail.run(entries.map_twice) == "done"
+
+
+def test_f_a_violation_that_a_signal_withdraws_does_not_run(jail: Sandbox, bare: Sandbox) -> None:
+    """Recorded or not, as SECURITY.md says, it has no effect. Control: where it may run, it
+    does."""
+    arguments = number("unshare"), CLONE_NEWUSER
+    assert bare.run(entries.interrupted, *arguments) == ("done", True)
+    for _ in range(10):
+        outcome = jail.call(entries.interrupted, *arguments)
+        if outcome.violation is None:
+            assert outcome.value == ("EINTR", False), outcome.message
+        else:
+            assert outcome.evidence["syscall"] == "unshare"

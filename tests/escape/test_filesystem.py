@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from sandbox import Limits, Mount, Sandbox
-from tests.escape.cases import Case, answer, call, check_refused, each, number, violation
+from tests.escape.cases import (
+    MACHINE,
+    Case,
+    answer,
+    call,
+    check_refused,
+    each,
+    number,
+    violation,
+)
+from tests.escape.conftest import open_policy
 from tests.escape.outside import Outside
 from tests.probes import files
 
@@ -46,6 +56,15 @@ def test_a04_only_what_was_asked_for_is_mounted(jail: Sandbox, outside: Outside)
     asked = jail.call(files.listing, "/").isolation.root
     assert set(jail.run(files.mounts)) == set(asked)
     assert set(outside(files.mounts)) - set(asked)
+
+
+def test_a04_the_hosts_path_of_what_is_shown_is_no_secret(
+    make_sandbox: Make, small: Limits, folder: str
+) -> None:
+    """As SECURITY.md says: the list of the jail's own mounts has it."""
+    with make_sandbox(small, mounts=[Mount(folder, "/shown")]) as sandbox:
+        sources = sandbox.run(files.sources_of_mounts)
+    assert os.path.basename(folder) in map(os.path.basename, sources)
 
 
 def test_a04_the_root_holds_only_what_was_put_there(jail: Sandbox, outside: Outside) -> None:
@@ -113,6 +132,71 @@ def test_a10_a_file_cannot_be_made_setuid(jail: Sandbox, bare: Sandbox, outside:
     check_refused(
         Case("", files.make_setuid, ("/tmp",), "EPERM", "done", "done"), jail, bare, outside
     )
+
+
+MKNOD_AND_OPENAT2 = [
+    Case("A10-mknod", files.make_node_with, ("/tmp", 0o4755), "EPERM", "done", "done"),
+    # Its mode lies in memory, so it is refused whole, by the errno that libraries fall back at.
+    Case(
+        "A10-openat2",
+        files.create_by_openat2,
+        (number("openat2"), "/tmp", 0o4755),
+        "ENOSYS",
+        "done",
+        "done",
+    ),
+]
+
+
+def born(name: str, mode: int, jail: str) -> list[Case]:
+    """The three calls that make a file with a mode at once."""
+    makers: list[tuple[str, Callable[..., str], tuple[int, ...]]] = [
+        ("openat", files.create_with, ()),
+        ("tmpfile", files.create_unnamed_with, ()),
+    ]
+    if MACHINE == "x86_64":
+        makers.append(("creat", files.create_by_creat, (number("creat"),)))
+    return [
+        Case(f"A10-{how}-{name}", make, (*first, "/tmp", mode), jail, "done", "done")
+        for how, make, first in makers
+    ]
+
+
+BORN = [
+    *born("setuid", 0o4755, "EPERM"),
+    *born("setgid", 0o2755, "EPERM"),
+    *born("both", 0o6777, "EPERM"),
+    *born("sticky", 0o1777, "done"),
+    *born("plain", 0o644, "done"),
+]
+
+
+@pytest.mark.parametrize("case", each([*BORN, *MKNOD_AND_OPENAT2]))
+def test_a10_no_file_is_born_setuid_either(
+    case: Case, jail: Sandbox, bare: Sandbox, outside: Outside
+) -> None:
+    check_refused(case, jail, bare, outside)
+
+
+def test_a10_nor_in_a_writable_mount(make_sandbox: Make, small: Limits, folder: str) -> None:
+    """Where the host, whose mount may honour the bits, would find it."""
+    os.chmod(folder, 0o777)
+    shown = [Mount(folder, "/data", writable=True)]
+    with make_sandbox(small, mounts=shown, policy=open_policy()) as loose:
+        assert loose.run(files.create_with, "/data", 0o4755) == "done"
+    with make_sandbox(small, mounts=shown) as tight:
+        assert tight.run(files.create_with, "/data", 0o4755) == "EPERM"
+        assert tight.run(files.create_with, "/data", 0o755) == "done"
+
+
+def test_a10_a_mode_without_a_new_file_means_nothing(jail: Sandbox) -> None:
+    assert jail.run(files.open_with_mode, "/etc/passwd", 0o6755) == "done"
+
+
+def test_a10_the_kernel_makes_no_folder_setuid(bare: Sandbox, outside: Outside) -> None:
+    """So that mkdir() needs no rule."""
+    assert outside(files.mode_of_new_folder, "/tmp", 0o6755) == 0o755
+    assert bare.run(files.mode_of_new_folder, "/tmp", 0o6755) == 0o755
 
 
 def test_a10_no_mount_honours_setuid(jail: Sandbox, outside: Outside) -> None:

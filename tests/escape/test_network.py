@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -21,6 +22,25 @@ Make = Callable[..., Sandbox]
 
 TIOCSTI, TIOCLINUX, TIOCSCTTY, TCGETS = 0x5412, 0x541C, 0x540E, 0x5401
 STREAM, DATAGRAM, RAW, SEQPACKET = 1, 2, 3, 5
+RESULT, SOL_SOCKET, IPPROTO_IP = 3, 1, 0
+# What Python asks for, and what tells of the peer.
+HARMLESS_OPTIONS = {
+    "SO_REUSEADDR": 2,
+    "SO_TYPE": 3,
+    "SO_ERROR": 4,
+    "SO_SNDBUF": 7,
+    "SO_RCVBUF": 8,
+    "SO_LINGER": 13,
+    "SO_RCVTIMEO": 20,
+    "SO_SNDTIMEO": 21,
+    "SO_ACCEPTCONN": 30,
+    "SO_PROTOCOL": 38,
+    "SO_DOMAIN": 39,
+}
+TELLING_OPTIONS = {"SO_PEERCRED": 17, "SO_COOKIE": 57, "SO_PEERGROUPS": 59}
+SO_PEERSEC, SO_PEERPIDFD = 31, 77
+NORMAL, WILLNEED, DONTNEED, NOREUSE = 0, 3, 4, 5
+HIPRI, DSYNC, SYNC, NOWAIT, APPEND, NOAPPEND = 1, 2, 4, 8, 16, 32
 FAMILIES = {
     "L01-inet": (2, STREAM, 0),
     "L01-inet6": (10, STREAM, 0),
@@ -174,6 +194,36 @@ def test_l05_a_socket_or_pipe_itself_cannot_be_mounted(name: str, named: str) ->
         Sandbox(mounts=[Mount(f"{named}/{name}", "/shown")])
 
 
+@pytest.mark.parametrize("descriptor", [-1, RESULT], ids=["own-pair", "result-channel"])
+@pytest.mark.parametrize("option", HARMLESS_OPTIONS.values(), ids=HARMLESS_OPTIONS)
+def test_l11_python_asks_its_sockets_what_it_needs(
+    option: int, descriptor: int, jail: Sandbox
+) -> None:
+    assert jail.run(network.option_of, descriptor, SOL_SOCKET, option) == "done"
+
+
+@pytest.mark.parametrize("option", TELLING_OPTIONS.values(), ids=TELLING_OPTIONS)
+def test_l11_but_not_who_is_at_the_other_end(option: int, jail: Sandbox, bare: Sandbox) -> None:
+    for descriptor in (RESULT, -1):
+        assert bare.run(network.option_of, descriptor, SOL_SOCKET, option) == "done"
+        assert jail.run(network.option_of, descriptor, SOL_SOCKET, option) == "EPERM"
+
+
+def test_l11_nor_for_a_handle_on_the_hosts_process(jail: Sandbox, bare: Sandbox) -> None:
+    """SO_PEERPIDFD came with Linux 6.5; SO_PEERSEC is there with some security modules only."""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    there = "done" if release >= (6, 5) else "ENOPROTOOPT"
+    assert bare.run(network.option_of, RESULT, SOL_SOCKET, SO_PEERPIDFD) == there
+    assert bare.run(network.option_of, RESULT, SOL_SOCKET, SO_PEERSEC) in ("done", "ENOPROTOOPT")
+    assert jail.run(network.option_of, RESULT, SOL_SOCKET, SO_PEERPIDFD) == "EPERM"
+    assert jail.run(network.option_of, RESULT, SOL_SOCKET, SO_PEERSEC) == "EPERM"
+
+
+def test_l11_nor_at_the_levels_of_protocols(jail: Sandbox, bare: Sandbox) -> None:
+    assert bare.run(network.option_of, -1, IPPROTO_IP, 1) == "EOPNOTSUPP"
+    assert jail.run(network.option_of, -1, IPPROTO_IP, 1) == "EPERM"
+
+
 # --- the kernel's other surfaces --------------------------------------------------------------------
 
 SURFACES = [
@@ -207,6 +257,7 @@ SURFACES = [
     call("N-io_setup", "io_setup", 1, bytes(8), jail="ENOSYS"),
     call("N-splice", "vmsplice", 1, 0, 0, 0, jail="ENOSYS"),
     call("O03-mincore", "mincore", 0, 0, 0, jail="EPERM"),
+    call("O03-cachestat", "cachestat", 0, 0, 0, 0, jail="EPERM"),
     Case("N-pipe-size", files.control_file, ("/dev/null", 1031, 1 << 20), "EPERM", "EBADF"),
     Case("N05-lease", files.control_file, ("/etc/passwd", 1024, 0), "EPERM"),
     Case("N05-notify", files.control_file, ("/etc", 1026, 1), "EPERM"),
@@ -254,6 +305,45 @@ def test_l16_a_shown_file_cannot_be_watched(loose: Sandbox, tight: Sandbox) -> N
     numbers = number("inotify_init1"), number("inotify_add_watch")
     assert loose.run(network.watch, *numbers, "/shown/data") == "done"
     assert tight.run(network.watch, *numbers, "/shown/data") == "ENOSYS"
+
+
+def test_o03_the_page_cache_is_not_told_by_reads_that_do_not_wait(
+    loose: Sandbox, tight: Sandbox
+) -> None:
+    """Where the file system has such reads, they succeed or say EAGAIN."""
+    path = "/shown/data"
+    assert loose.run(files.read_with, path, NOWAIT) in ("done", "EAGAIN", "EOPNOTSUPP")
+    for flags in (NOWAIT, NOWAIT | HIPRI):
+        assert tight.run(files.read_with, path, flags) == "EPERM"
+    for sandbox in (loose, tight):
+        assert sandbox.run(files.read_with, path, 0) == "done"
+
+
+def test_o03_nor_by_writes(loose: Sandbox, tight: Sandbox) -> None:
+    """Pipes have such writes since Linux 6.4."""
+    assert loose.run(files.write_to_pipe_with, NOWAIT) in ("done", "EOPNOTSUPP")
+    for flags in (NOWAIT, NOAPPEND, NOWAIT | SYNC):
+        assert tight.run(files.write_to_pipe_with, flags) == "EPERM"
+    for flags in (0, APPEND, DSYNC | SYNC):
+        for sandbox in (loose, tight):
+            assert sandbox.run(files.write_with, "/tmp/written", flags) == "done"
+
+
+def test_o03_nothing_is_pushed_out_of_the_page_cache(loose: Sandbox, tight: Sandbox) -> None:
+    assert loose.run(files.advise, "/shown/data", DONTNEED) == "done"
+    assert tight.run(files.advise, "/shown/data", DONTNEED) == "EPERM"
+    for advice in (NORMAL, WILLNEED, NOREUSE):
+        assert tight.run(files.advise, "/shown/data", advice) == "done"
+
+
+def test_o03_a_shown_file_can_be_written_back_but_by_base(
+    tight: Sandbox, make_sandbox: Make, small: Limits, folder: str
+) -> None:
+    """What `python` gives for sqlite takes the host's files too, as its reason and SECURITY.md
+    say."""
+    assert tight.run(files.sync, "/shown/data") == "done"
+    with make_sandbox(small, mounts=[Mount(folder, "/shown")], policy="base") as sandbox:
+        assert sandbox.run(files.sync, "/shown/data") == "EPERM"
 
 
 # --- devices ----------------------------------------------------------------------------------------

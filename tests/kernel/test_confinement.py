@@ -301,7 +301,7 @@ def test_ids_of_others_cannot_be_mapped_without_rights() -> None:
 def test_uptime_is_hidden_from_children() -> None:
     def attempt() -> tuple[float, float]:
         own_user_namespace()
-        namespaces.hide_uptime()
+        namespaces.start_clocks_at_zero()
         ours, theirs = os.pipe()
         child = os.fork()
         if child == 0:

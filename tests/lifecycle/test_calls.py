@@ -419,3 +419,15 @@ def test_the_environment_is_what_was_asked_for(make_sandbox: Callable[..., Sandb
         f"{n}_NUM_THREADS" for n in ("OPENBLAS", "OMP", "MKL")
     }
     assert set(seen) == documented
+
+
+def test_a_jail_outlives_the_template_of_its_root(make_sandbox: Callable[..., Sandbox]) -> None:
+    """The launcher keeps the templates of the last 32 kinds of sandbox; jails of older ones live on."""
+    with make_sandbox() as sandbox:
+        before = sandbox.run(os.listdir, "/dev"), sandbox.run(os.listdir, "/etc")
+        assert all(before)
+        for number in range(33):
+            with make_sandbox(Limits(inodes=100 + number)):
+                pass
+        assert (sandbox.run(os.listdir, "/dev"), sandbox.run(os.listdir, "/etc")) == before
+        assert sandbox.run(len, "abc") == 3

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from tests.probes.raw import attempt, machine_code, name_of, system_call, value_of
 
@@ -76,9 +77,18 @@ def from_many(number: int, count: int) -> str:
 
 def own_filter(seccomp: int, action: int) -> str:
     """A seccomp filter of one instruction: `return action`."""
+    return _with_filter(action, lambda program: system_call(seccomp, 1, 0, program))
+
+
+def own_filter_by_prctl(prctl: int, action: int) -> str:
+    """The same by the older way: PR_SET_SECCOMP, SECCOMP_MODE_FILTER."""
+    return _with_filter(action, lambda program: system_call(prctl, 22, 2, program, 0, 0))
+
+
+def _with_filter(action: int, load: Callable[[int], str]) -> str:
     instruction = (ctypes.c_uint64 * 1)(0x06 | action << 32)
     program = (ctypes.c_uint64 * 2)(1, ctypes.addressof(instruction))
-    return system_call(seccomp, 1, 0, ctypes.addressof(program))
+    return load(ctypes.addressof(program))
 
 
 def make_code_writable() -> str:
@@ -96,6 +106,41 @@ def map_writable_code() -> str:
     """Memory that is both at once."""
     rights = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     return attempt(lambda: mmap.mmap(-1, 4096, prot=rights).close())
+
+
+def map_twice() -> str:
+    """The same memory mapped once to be written and once to be executed."""
+
+    def map_both() -> None:
+        area = os.memfd_create("both")
+        os.ftruncate(area, 4096)
+        rights = mmap.PROT_READ | mmap.PROT_EXEC
+        with mmap.mmap(area, 4096) as writable, mmap.mmap(area, 4096, prot=rights) as executable:
+            writable[:4] = b"code"
+            if executable[:4] != b"code":
+                raise LookupError("not the same memory")
+
+    return attempt(map_both)
+
+
+def interrupted(number: int, argument: int) -> tuple[str, bool]:
+    """A system call while a child sends signals whose handler does not restart it: the answer, and
+    whether one's user namespace has become another."""
+    before, parent = os.stat("/proc/self/ns/user").st_ino, os.getpid()
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    start, starter = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.read(start, 1)
+            for _ in range(500):
+                os.kill(parent, signal.SIGUSR1)
+        finally:
+            os._exit(0)
+    os.write(starter, b"x")
+    answer = system_call(number, argument)
+    os.waitpid(child, 0)
+    return answer, os.stat("/proc/self/ns/user").st_ino != before
 
 
 def callback() -> int:

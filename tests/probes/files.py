@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Any
 
-from tests.probes.raw import attempt, value_of
+from tests.probes.raw import attempt, name_of, system_call, value_of
 
 _MOST = 256
 
@@ -99,6 +99,70 @@ def make_setuid(directory: str) -> str:
         os.unlink(path)
 
 
+def create_with(directory: str, mode: int) -> str:
+    """A file with set-id bits from its birth; "lost" if the kernel left them out."""
+    path = f"{directory}/born-{os.getpid()}"
+    os.umask(0)
+    answer = attempt(lambda: os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)))
+    return _born(path, mode) if answer == "done" else answer
+
+
+def create_unnamed_with(directory: str, mode: int) -> str:
+    """The same without a name, by O_TMPFILE; /proc or linkat() could give it one."""
+    os.umask(0)
+    try:
+        file = os.open(directory, os.O_RDWR | os.O_TMPFILE, mode)
+    except OSError as error:
+        return name_of(error.errno or 0)
+    with open(file, "rb") as unnamed:
+        return "done" if stat.S_IMODE(os.fstat(unnamed.fileno()).st_mode) == mode else "lost"
+
+
+def create_by_creat(creat: int, directory: str, mode: int) -> str:
+    path = f"{directory}/born-{os.getpid()}"
+    os.umask(0)
+    answer = system_call(creat, path.encode(), mode)
+    return _born(path, mode) if answer == "done" else answer
+
+
+def create_by_openat2(openat2: int, directory: str, mode: int) -> str:
+    """Flags and mode in memory: struct open_how."""
+    path = f"{directory}/born-{os.getpid()}"
+    os.umask(0)
+    how = (ctypes.c_uint64 * 3)(os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, 0)
+    answer = system_call(openat2, -100, path.encode(), ctypes.addressof(how), 24)
+    return _born(path, mode) if answer == "done" else answer
+
+
+def make_node_with(directory: str, mode: int) -> str:
+    """A regular file by mknod."""
+    path = f"{directory}/born-{os.getpid()}"
+    os.umask(0)
+    answer = attempt(os.mknod, path, stat.S_IFREG | mode)
+    return _born(path, mode) if answer == "done" else answer
+
+
+def _born(path: str, mode: int) -> str:
+    kept = stat.S_IMODE(os.stat(path).st_mode) == mode
+    os.unlink(path)
+    return "done" if kept else "lost"
+
+
+def mode_of_new_folder(directory: str, mode: int) -> int:
+    path = f"{directory}/folder-{os.getpid()}"
+    os.umask(0)
+    os.mkdir(path, mode)
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    finally:
+        os.rmdir(path)
+
+
+def open_with_mode(path: str, mode: int) -> str:
+    """Without O_CREAT the mode means nothing, and C programs leave in it what was there."""
+    return attempt(lambda: os.close(os.open(path, os.O_RDONLY, mode)))
+
+
 def make_node(directory: str, kind: int, device: int) -> str:
     path = f"{directory}/node-{os.getpid()}"
     answer = attempt(os.mknod, path, kind | 0o600, device)
@@ -125,6 +189,12 @@ def mounts() -> list[str]:
     """The places where something is mounted, as this process sees them."""
     with open("/proc/self/mountinfo") as file:
         return [line.split()[4] for line in file]
+
+
+def sources_of_mounts() -> list[str]:
+    """Of each mount, the place in its own file system that is shown there."""
+    with open("/proc/self/mountinfo") as file:
+        return [line.split()[3] for line in file]
 
 
 def mounts_without_nosuid() -> list[str]:
@@ -194,6 +264,35 @@ def lock(path: str) -> str:
 def record_lock(path: str) -> str:
     with open(path) as file:
         return attempt(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sync(path: str) -> str:
+    """fsync of a file that is open for reading only."""
+    with open(path) as file:
+        return attempt(os.fsync, file.fileno())
+
+
+def read_with(path: str, flags: int) -> str:
+    """One byte by preadv2."""
+    with open(path, "rb") as file:
+        return attempt(os.preadv, file.fileno(), [bytearray(1)], 0, flags)
+
+
+def write_with(path: str, flags: int) -> str:
+    """One byte by pwritev2."""
+    with open(path, "wb") as file:
+        return attempt(os.pwritev, file.fileno(), [b"x"], 0, flags)
+
+
+def write_to_pipe_with(flags: int) -> str:
+    """One byte into a pipe of one's own by pwritev2, at the place where it is (-1)."""
+    _, end = os.pipe()
+    return attempt(os.pwritev, end, [b"x"], -1, flags)
+
+
+def advise(path: str, advice: int) -> str:
+    with open(path, "rb") as file:
+        return attempt(os.posix_fadvise, file.fileno(), 0, 0, advice)
 
 
 def control_file(path: str, request: int, argument: Any = 0) -> str:

@@ -81,6 +81,13 @@ def uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def uptime_by_offsets() -> float:
+    """The host's, from this process's clock and what it was set back by."""
+    with open("/proc/self/timens_offsets") as file:
+        offsets = {clock: float(seconds) for clock, seconds, _ in map(str.split, file)}
+    return uptime() - offsets["boottime"]
+
+
 def join_by_pidfd(setns: int, flags: int) -> str:
     """The namespaces of a process, by its pidfd: here one's own."""
     return system_call(setns, os.pidfd_open(os.getpid()), flags)

@@ -80,6 +80,17 @@ def attach_filter() -> str:
         return attempt(one.setsockopt, socket.SOL_SOCKET, 26, program)
 
 
+def option_of(descriptor: int, level: int, option: int) -> str:
+    """Ask a socket that is open already; -1: one of a pair of one's own."""
+    one, other = socket.socketpair()
+    with (
+        one,
+        other,
+        socket.socket(fileno=os.dup(one.fileno() if descriptor < 0 else descriptor)) as asked,
+    ):
+        return attempt(asked.getsockopt, level, option, 64)
+
+
 def set_buffer() -> str:
     one, other = socket.socketpair()
     with one, other:

@@ -40,10 +40,41 @@ ANSWERS = [
     ("execve", args(), "EPERM", "EPERM", "EPERM"),
     ("vfork", args(), "EPERM", "EPERM", "EPERM"),
     ("mkdir", args(), "EPERM", "allow", "EPERM"),
+    ("open", args(0, 0, 0o6755), "allow", "allow", "allow"),
+    ("open", args(0, 0o102, 0o644), "allow", "allow", "allow"),
+    ("open", args(0, 0o102, 0o4755), "EPERM", "EPERM", "EPERM"),
+    ("open", args(0, 0o102, 0o2755), "EPERM", "EPERM", "EPERM"),
+    ("openat", args(0, 0, 0, 0xFFFFFFFF), "allow", "allow", "allow"),
+    ("openat", args(0, 0, 0o200000, 0o6000), "allow", "allow", "allow"),
+    ("openat", args(0, 0, 0o101, 0o1777), "allow", "allow", "allow"),
+    ("openat", args(0, 0, 0o101, 0o6755), "EPERM", "EPERM", "EPERM"),
+    ("openat", args(0, 0, 0o101 | 1 << 32, 0o4000 | 1 << 40), "EPERM", "EPERM", "EPERM"),
+    ("openat", args(0, 0, 0o20200002, 0o600), "allow", "allow", "allow"),
+    ("openat", args(0, 0, 0o20200002, 0o2700), "EPERM", "EPERM", "EPERM"),
+    ("openat2", args(), "ENOSYS", "ENOSYS", "ENOSYS"),
+    ("creat", args(0, 0o644), "EPERM", "allow", "EPERM"),
+    ("creat", args(0, 0o4644), "EPERM", "EPERM", "EPERM"),
     ("chmod", args(0, 0o755), "EPERM", "allow", "EPERM"),
     ("chmod", args(0, 0o4755), "EPERM", "EPERM", "EPERM"),
     ("fchmodat", args(0, 0, 0o2755), "EPERM", "EPERM", "EPERM"),
     ("mknodat", args(), "EPERM", "EPERM", "EPERM"),
+    ("mknodat", args(0, 0, 0o104755), "EPERM", "EPERM", "EPERM"),
+    ("mknod", args(0, 0o104755), "EPERM", "EPERM", "EPERM"),
+    ("preadv2", args(0, 0, 0, 0, 0, 0), "allow", "allow", "allow"),
+    ("preadv2", args(0, 0, 0, 0, 0, 1), "allow", "allow", "allow"),
+    ("preadv2", args(0, 0, 0, 0, 0, 8), "EPERM", "EPERM", "EPERM"),
+    ("preadv2", args(0, 0, 0, 0, 0, 9 | 1 << 32), "EPERM", "EPERM", "EPERM"),
+    ("preadv2", args(0, 0, 0, 0, 0, 0x80), "EPERM", "EPERM", "EPERM"),
+    ("pwritev2", args(0, 0, 0, 0, 0, 0), "allow", "allow", "allow"),
+    ("pwritev2", args(0, 0, 0, 0, 0, 0x17), "allow", "allow", "allow"),
+    ("pwritev2", args(0, 0, 0, 0, 0, 8), "EPERM", "EPERM", "EPERM"),
+    ("pwritev2", args(0, 0, 0, 0, 0, 0x20), "EPERM", "EPERM", "EPERM"),
+    ("pwritev2", args(0, 0, 0, 0, 0, 0x80000000), "EPERM", "EPERM", "EPERM"),
+    *(("fadvise64", args(0, 0, 0, n), *["allow"] * 3) for n in (0, 1, 2, 3, 5)),
+    ("fadvise64", args(0, 0, 0, 4), "EPERM", "EPERM", "EPERM"),
+    ("fadvise64", args(0, 0, 0, 4 | 1 << 32), "EPERM", "EPERM", "EPERM"),
+    ("mincore", args(), "EPERM", "EPERM", "EPERM"),
+    ("cachestat", args(), "EPERM", "EPERM", "EPERM"),
     ("flock", args(), "ENOLCK", "ENOLCK", "ENOLCK"),
     ("fcntl", args(1, 6), "EPERM", "allow", "EPERM"),
     ("fcntl", args(1, 1031), "EPERM", "EPERM", "EPERM"),
@@ -59,6 +90,15 @@ ANSWERS = [
     ("socketpair", args(1, 2), "EACCES", "EPERM", "EACCES"),
     ("socketpair", args(2, 1), "EACCES", "EPERM", "EACCES"),
     ("connect", args(), "EACCES", "EACCES", "EACCES"),
+    *(
+        ("getsockopt", args(3, 1, option), *["allow"] * 3)
+        for option in (2, 3, 4, 7, 8, 13, 20, 21, 30, 38, 39)
+    ),
+    *(
+        ("getsockopt", args(3, 1, option), *["EPERM"] * 3)
+        for option in (0, 17, 25, 31, 57, 59, 77, 77 | 1 << 32)
+    ),
+    ("getsockopt", args(3, 6, 3), "EPERM", "EPERM", "EPERM"),
     ("mmap", args(0, 0, 3, 0x22), "allow", "allow", "allow"),
     ("mmap", args(0, 0, 3, 0x40022), "EPERM", "EPERM", "EPERM"),
     ("memfd_create", args(0, 1), "EPERM", "allow", "EPERM"),
@@ -153,10 +193,10 @@ def test_numbers_are_written_in_every_way(write: Write) -> None:
         + '[[allow]]\nreason = "r"\ncalls = ["socket"]\nwhen = [\n'
         + '  { arg = 0, in = ["AF_UNIX", 0x2] },\n  { arg = 1, mask = 15, equals = 1 },\n'
         + '  { arg = 2, mask = ["S_ISUID", 0o2000], equals = ["S_ISUID"] },\n]\n'
-        + '[[allow]]\nreason = "s"\ncalls = ["socket"]\nwhen = [{ arg = 0, equals = 3 }]\n'
+        + '[[allow]]\nreason = "s"\ncalls = ["socket"]\nwhen = [{ arg = 0, equals = 0xa }]\n'
     )
     policy = load_policy(path)
-    ok = [args(1, 0x801, 0o4000), args(2, 1, 0o4777), args(3, 7, 7), args(3 | 1 << 35, 7, 7)]
+    ok = [args(1, 0x801, 0o4000), args(2, 1, 0o4777), args(10, 7, 7), args(10 | 1 << 35, 7)]
     no = [args(1, 2, 0o4000), args(1, 1, 0o2000), args(1, 1, 0o6000), args(4, 1, 0o4000)]
     assert [policy.answer("socket", a) for a in ok] == ["allow"] * 4
     assert [policy.answer("socket", a) for a in no] == ["EPERM"] * 4
@@ -239,6 +279,28 @@ BAD_FILES = [
         9,
         "no policy may allow clone",
     ),
+    *(
+        (rule(f'[[allow]]\ncalls = ["{call}"]\nreason = "r"\n{when}'), 9, f"may allow {call} so")
+        for call, when in (
+            ("prctl", ""),
+            ("prctl", 'when = [{ arg = 0, equals = "PR_SET_SECCOMP" }]'),
+            ("prctl", 'when = [{ arg = 0, in = ["PR_SET_NAME", "PR_SET_DUMPABLE"] }]'),
+            ("prctl", 'when = [{ arg = 0, equals = "PR_SET_SPECULATION_CTRL" }]'),
+            ("prctl", "when = [{ arg = 0, mask = 0xf, equals = 15 }]"),
+            ("prctl", "when = [{ arg = 1, equals = 15 }]"),
+            ("socket", ""),
+            ("socket", "when = [{ arg = 1, equals = 1 }]"),
+            ("socket", 'when = [{ arg = 0, in = ["AF_INET", "AF_VSOCK"] }]'),
+            ("socket", "when = [{ arg = 0, mask = 0x7, equals = 2 }]"),
+            ("sched_setaffinity", ""),
+            ("sched_setscheduler", "when = [{ arg = 0, in = [0, 1] }]"),
+            ("sched_setparam", "when = [{ arg = 1, equals = 0 }]"),
+            ("sched_setattr", "when = [{ arg = 0, mask = 1, equals = 0 }]"),
+            ("setpriority", 'when = [{ arg = 0, equals = "PRIO_PROCESS" }]'),
+            ("setpriority", "when = [{ arg = 0, equals = 2 }, { arg = 1, equals = 0 }]"),
+            ("ioprio_set", "when = [{ arg = 1, equals = 0 }]"),
+        )
+    ),
     (rule('[[violation]]\ncalls = ["mmap"]\nreason = "r"'), 9, "building the jail needs it"),
     (rule('[[files]]\nright = "own"\npaths = []\nreason = "r"'), 9, "unknown right 'own'"),
     (rule('[[files]]\nright = "read"\npaths = ["a/b"]\nreason = "r"'), 10, "'a/b'"),
@@ -263,6 +325,25 @@ def test_a_bad_file_is_named_with_its_line(write: Write, text: str, line: int, s
         load_policy(path)
     assert str(caught.value).startswith(f"{path}, line {line}: ")
     assert says in str(caught.value)
+
+
+def test_what_may_be_allowed_in_part_may(write: Write) -> None:
+    forms = {
+        "prctl": '{ arg = 0, in = ["PR_SET_NAME", "PR_SET_PDEATHSIG"] }',
+        "socket": '{ arg = 0, equals = "AF_INET" }, { arg = 1, mask = 0xf, equals = 1 }',
+        "sched_setscheduler": "{ arg = 0, equals = 0 }, { arg = 1, equals = 3 }",
+        "setpriority": '{ arg = 0, equals = "PRIO_PROCESS" }, { arg = 1, equals = 0 }',
+        "ioprio_set": '{ arg = 0, equals = "IOPRIO_WHO_PROCESS" }, { arg = 1, equals = 0 }',
+    }
+    rules = [
+        f'[[allow]]\ncalls = ["{call}"]\nreason = "r"\nwhen = [{when}]\n'
+        for call, when in forms.items()
+    ]
+    policy = load_policy(write(TOP + "".join(rules)))
+    assert policy.answer("socket", args(2, 1)) == "allow"
+    assert policy.answer("socket", args(40, 1)) == "EPERM"
+    assert policy.answer("prctl", args(1, 9)) == "allow"
+    assert policy.answer("prctl", args(22, 2)) == "EPERM"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +401,8 @@ def test_policies_made_in_code_are_checked_the_same() -> None:
         lambda: Policy("m", (), mdwe=1),  # type: ignore[arg-type]
         lambda: Policy("m", (allow, allow)),
         lambda: Policy("m", (Rule("allow", ("bpf",), "r"),)),
+        lambda: Policy("m", (Rule("allow", ("prctl",), "r"),)),
+        lambda: Policy("m", (Rule("allow", ("socket",), "r", (Condition(0, (40,)),)),)),
         lambda: Policy("m", (Rule("never", ("bpf",), "r"),)),
     ):
         with pytest.raises(PolicyError):

@@ -128,6 +128,74 @@ def test_the_set_ups_calls_are_closed_for_the_guest() -> None:
             assert bpf.errno_of(judge.guest(number, full)) == wanted, call
 
 
+# call, arguments, whether they pass: what the shipped policies allow in part, in the bytes.
+IN_PART = [
+    ("getsockopt", (3, 1, 3), True),
+    ("getsockopt", (3, 1, 39), True),
+    ("getsockopt", (3, 1, 77), False),  # SO_PEERPIDFD
+    ("getsockopt", (3, 1, 77 | 1 << 32), False),
+    ("getsockopt", (3, 0, 3), False),
+    ("preadv2", (3, 0, 0, 0, 0, 0), True),
+    ("preadv2", (3, 0, 0, 0, 0, 8), False),  # RWF_NOWAIT
+    ("preadv2", (3, 0, 0, 0, 0, 9), False),
+    ("preadv2", (3, 0, 0, 0, 0, 1 << 32), True),
+    ("pwritev2", (3, 0, 0, 0, 0, 0x16), True),
+    ("pwritev2", (3, 0, 0, 0, 0, 0x18), False),
+    ("pwritev2", (3, 0, 0, 0, 0, 0x40), False),
+    ("fadvise64", (3, 0, 0, 5), True),
+    ("fadvise64", (3, 0, 0, 4), False),  # POSIX_FADV_DONTNEED
+    ("openat", (3, 0, 0o2, 0o6755), True),  # no file is made: the mode may be anything
+    ("openat", (3, 0, 0o200000, 0xFFFFFFFFFFFFFFFF), True),
+    ("openat", (3, 0, 0o102, 0o1777), True),
+    ("openat", (3, 0, 0o102, 0o4755), False),
+    ("openat", (3, 0, 0o102, 0o2755), False),
+    ("openat", (3, 0, 0o20200002, 0o4700), False),  # O_TMPFILE
+    ("openat", (3, 0, 0o102 | 1 << 32, 0o4755 | 1 << 32), False),
+    ("open", (0, 0o2, 0o6755), True),
+    ("open", (0, 0o102, 0o644), True),
+    ("open", (0, 0o102, 0o4755), False),
+    ("open", (0, 0o20200002, 0o2700), False),
+]
+
+
+@pytest.mark.parametrize(("name", "machine"), BOTH)
+def test_what_is_allowed_in_part_passes_so_and_no_other_way(name: str, machine: str) -> None:
+    judge = Judge(load_policy(name), machine)
+    for call, values, passes in IN_PART:
+        number = kernel_names().numbers[call].get(machine)
+        if number is not None:
+            full = [*values, 0, 0, 0, 0, 0][:6]
+            wanted = bpf.ALLOW if passes else bpf.ERRNO | errno.EPERM
+            assert judge.guest(number, full) == wanted, (call, values)
+
+
+@pytest.mark.parametrize(
+    ("mode", "passes"), [(0o644, True), (0o4644, False), (0o2644, False), (0o6644, False)]
+)
+def test_creat_makes_no_file_that_gives_rights(mode: int, passes: bool) -> None:
+    judge = Judge(load_policy("python"), "x86_64")
+    wanted = bpf.ALLOW if passes else bpf.ERRNO | errno.EPERM
+    assert judge.guest(kernel_names().numbers["creat"]["x86_64"], [0, mode, 0, 0, 0, 0]) == wanted
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_set_up_itself_makes_no_file_and_asks_for_no_peer(machine: str) -> None:
+    judge = Judge(Policy("nothing", ()), machine)
+    for call, values, passes in (
+        ("openat", (3, 0, 0, 0o6755), True),
+        ("openat", (3, 0, 0o102, 0o644), False),
+        ("openat", (3, 0, 0o20200002, 0o600), False),
+        ("getsockopt", (3, 1, 3), True),
+        ("getsockopt", (3, 1, 38), True),
+        ("getsockopt", (3, 1, 17), False),
+        ("getsockopt", (3, 1, 77), False),
+    ):
+        number = kernel_names().numbers[call][machine]
+        full = [*values, 0, 0, 0, 0][:6]
+        wanted = bpf.ALLOW if passes else bpf.ERRNO | errno.EPERM
+        assert bpf.run(judge.first, judge.token, number, full) == wanted, (call, values)
+
+
 def test_a_policy_of_nothing_leaves_the_set_up_working_and_the_guest_without_a_call() -> None:
     judge = Judge(Policy("nothing", ()), "x86_64")
     assert all(judge.guest(n, [0] * 6) == bpf.ERRNO | errno.ENOSYS for n in range(601))

@@ -34,7 +34,7 @@ def write_id_maps(pid: int | str, inside: tuple[int, int], outside: tuple[int, i
     _write(f"/proc/{pid}/gid_map", f"{inside[1]} {outside[1]} 1")
 
 
-def hide_uptime() -> None:
+def start_clocks_at_zero() -> None:
     """Fresh time namespace for the children whose clocks start near zero. Linux 5.6.
 
     Needs a dumpable process (the file belongs to root otherwise) and no child yet.
