@@ -11,6 +11,7 @@ from __future__ import annotations
 import _signal
 import _socket
 import os
+import select
 import sys
 
 from . import channel, runner
@@ -63,7 +64,11 @@ def _confine(jail: Jail, control: _socket.socket) -> _socket.socket:
 def _serve(jail: Jail, control: _socket.socket) -> None:
     # By this pipe a worker says what it took from the socket; closed in it before guest code.
     noted, note = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    calls = 0
     while True:
+        if calls == 1:
+            # Most jails serve one call: for these the second worker would be forked to be killed.
+            _wait_for_message(control)
         worker = os.fork()
         if worker == 0:
             _work(jail, control, note)
@@ -75,6 +80,13 @@ def _serve(jail: Jail, control: _socket.socket) -> None:
             _import_cloudpickle()
         else:
             channel.send(control, ["ended", number, *ending])
+            calls += 1
+
+
+def _wait_for_message(control: _socket.socket) -> None:
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.poll()
 
 
 def _read_note(noted: int) -> int | None:

@@ -15,6 +15,10 @@ from ._remove import Removal
 from ._types import NOISE, Caps, Counters, Home
 from ._v1_nodes import Leaf, Node
 
+# How often `try_close` comes back for a process that its parent has not reaped, before the group is
+# removed instead of kept.
+_REAPING = 50
+
 
 class Stock(Home, Protocol):
     """Where used sets of directories go."""
@@ -95,6 +99,13 @@ class Slot:
         except SetupError:
             return True
 
+    def reaped_late(self) -> bool:
+        """Whether a dead process is still counted: its parent, the launcher, has yet to reap it."""
+        try:
+            return self.jail.pids.current() > 0
+        except (SetupError, OSError):
+            return False
+
     def kill(self, killing: Killing) -> None:
         for node in (*self.nodes, *self.leaves):
             for folder in node.folders:
@@ -137,6 +148,7 @@ class Jail:
         self._killing = Killing()
         self._removal: Removal | None = None
         self._closed = False
+        self._waited = 0
         slot.start(caps)
 
     def init_fds(self) -> list[int]:
@@ -158,6 +170,9 @@ class Jail:
         if self._removal is None:
             if not self._slot.empty():
                 self._slot.kill(self._killing)
+                return False
+            if self._slot.reaped_late() and self._waited < _REAPING:
+                self._waited += 1
                 return False
             self._killing.close()
             if self._stock.take_back(self._slot, self._slot.clean()):
