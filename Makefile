@@ -14,6 +14,7 @@ demo: $(VENV)/ready
 	$(SCOPE) $(PYTHON) examples/quickstart.py
 
 test: $(VENV)/ready
+	sh examples/compiler.sh
 	$(SCOPE) $(VENV)/bin/pytest
 
 lint: $(VENV)/ready

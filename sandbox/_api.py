@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from . import _transfer
+from . import _program, _transfer
 from ._blueprint import DRAWINGS, root_for
+from ._collect import Patterns
 from ._errors import ClosedError
 from ._jail import Jail
 from ._launcher import Profile
@@ -22,6 +23,7 @@ from ._policy_file import load_policy
 from ._raising import exception_for
 from ._runtime import RUNTIME
 from ._supervisor import supervise
+from ._task import Task, function_task, program_task
 from ._visible import Visible
 
 _P = ParamSpec("_P")
@@ -162,9 +164,67 @@ class Sandbox:
         did. Raises only what `run` raises for bad input and for our own faults outside a call."""
         self._check_open()
         cargo = _transfer.dump_call(function, args, kwargs, visible=self._visible)
+        return self._supervise(function_task(cargo, self._limits))
+
+    def exec(
+        self,
+        argv: Sequence[_program.StrPath],
+        *,
+        stdin: _program.Content | None = None,
+        files: Mapping[str, _program.Content] | None = None,
+        collect: Sequence[str] = (),
+        cwd: _program.StrPath | None = None,
+        env: Mapping[str, str] | None = None,
+        stdout: _program.Sink = None,
+        stderr: _program.Sink = None,
+    ) -> Outcome:
+        """Run a program in the jail: always an `Outcome` for what it did, `ok` if it ended with
+        status 0. Needs a policy that runs programs (``"program"`` or ``"compiler"``).
+
+        Args:
+            argv: the program and its arguments. A name without "/" is looked up in PATH, inside;
+                another one is a path inside, relative to `cwd`.
+            stdin: bytes, the path of a regular file on the host, or a binary stream; empty if not
+                given. A stream is read as the program reads.
+            files: name below /work → content, likewise, placed before the start. Executable if the
+                host's file is, or the bytes begin as an ELF file or with "#!".
+            collect: patterns of paths below /work (``"out/*.txt"``, ``"**/*.o"``): those regular
+                files come back in `Outcome.files` when every process of the call is dead,
+                `Limits.result` bytes at most; what was not taken is in `Outcome.refused`.
+            cwd: where it starts, below /work unless absolute.
+            env: variables on top of the sandbox's own.
+            stdout, stderr: a callable that gets each piece as it comes, on this thread (what it
+                raises ends the program and is raised here), or the path of a file to write. The
+                outcome has head and tail either way, and `Limits.output` counts both.
+
+        Raises:
+            ProgramError: it could not be started: missing, not executable, for another machine.
+            TypeError, ValueError: bad arguments, before anything is created.
+            ClosedError, InternalError, SetupError, Unsupported: as `run`.
+        """
+        program = _program.Program(
+            argv=_program.checked_argv(argv),
+            environment=self._environment | _checked_environment(env or {}),
+            cwd=_program.checked_cwd(cwd),
+            files=_program.checked_files(files or {}),
+            stdin=_program.checked_stdin(stdin),
+            collect=Patterns(collect),
+            stdout=_program.checked_sink("stdout", stdout),
+            stderr=_program.checked_sink("stderr", stderr),
+        )
+        if self._policy.answer("execve") != "allow":
+            raise ValueError(
+                f"the policy {self._policy.name!r} runs no programs; use "
+                'Sandbox(policy="program"), or one of your own that extends it'
+            )
+        self._check_open()
+        with program_task(program, self._limits) as task:
+            return self._supervise(task)
+
+    def _supervise(self, task: Task) -> Outcome:
         with self._lock:
             self._check_open()
-            return supervise(self._usable_jail(), self._next_number(), self._limits, cargo)
+            return supervise(self._usable_jail(), self._next_number(), self._limits, task)
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 _READ = 1 << 16
 _MOST_AT_ONCE = 1 << 18
@@ -14,10 +15,14 @@ class Capture:
     Args:
         descriptor: the read end, non-blocking; owned and closed here.
         keep: bytes kept, half from the head and half from the tail.
+        sink: gets every piece as it comes, on the supervising thread; what it raises ends the call.
     """
 
-    def __init__(self, descriptor: int, keep: int) -> None:
+    def __init__(
+        self, descriptor: int, keep: int, sink: Callable[[bytes], object] | None = None
+    ) -> None:
         self.descriptor = descriptor
+        self._sink = sink
         self.total = 0
         self.open = True
         self._half = max(1, keep // 2)
@@ -49,6 +54,10 @@ class Capture:
 
     def _keep(self, data: bytes) -> None:
         self.total += len(data)
+        if self._sink is not None:
+            sink, self._sink = self._sink, None  # not again for what comes after an exception
+            sink(data)
+            self._sink = sink
         room = self._half - len(self._head)
         if room > 0:
             self._head += data[:room]

@@ -1,4 +1,5 @@
-"""What one call is connected by: the result socket, the store for a large result, stdout, stderr.
+"""What one call is connected by: the result socket, the store for a large result (or a program's
+files), stdout, stderr, a program's stdin.
 
 All of it is made here, handed to the worker by way of init, and read here as hostile bytes.
 """
@@ -10,10 +11,13 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from . import _channel, _values, _wire
 from ._capture import Capture
+from ._models import Limits
+from ._task import Task
 
 _UCRED = struct.Struct("3i")
 _READ = 1 << 16
@@ -21,40 +25,44 @@ _KEEP_UNLIMITED = 1 << 20
 
 
 class Channels:
-    """The host's ends, and until `hand_over` is done the worker's.
+    """The host's ends, and until `let_go` the worker's.
 
     Args:
         number: the call's number, which its frames must carry.
-        result: most bytes of the encoded result.
-        output: most bytes of output (None: unlimited); as much is kept.
+        limits: the most bytes of the encoded result, and of output, of which as much is kept.
+        task: what the call is about.
     """
 
-    def __init__(self, number: int, result: int, output: int | None) -> None:
+    def __init__(self, number: int, limits: Limits, task: Task) -> None:
         self.wire_error: str | None = None
         self._ended = False
-        self._most = result
+        self._most = int(limits.result)
         self._number = number
-        self._reader = _wire.FrameReader(number)
+        self._task = task
+        self._reader = _wire.FrameReader(number, program=task.kind == "exec")
         self._outgoing: list[memoryview] = []
-        keep = _KEEP_UNLIMITED if output is None else output
+        keep = _KEEP_UNLIMITED if limits.output is None else int(limits.output)
         made: list[int] = []
         try:
             self.result, worker_end = socket.socketpair()
             # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
             self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.result.setblocking(False)
-            self._store = _new_store(result, made)
+            self._store = _new_store(self._most, made) if task.memory < 0 else os.dup(task.memory)
+            made += [] if task.memory < 0 else [self._store]
             made.append(os.dup(self._store))
-            self.stdout, stdout = _capture(keep, made)
-            self.stderr, stderr = _capture(keep, made)
+            self.stdout, stdout = _capture(keep, task.stdout, made)
+            self.stderr, stderr = _capture(keep, task.stderr, made)
         except BaseException:
             _channel.close_all(made)
             raise
         self._theirs = [worker_end.detach(), made[1], stdout, stderr]
+        if task.feed is not None:
+            self._theirs.append(task.feed.hand_over())
 
     @property
     def theirs(self) -> list[int]:
-        """The worker's ends: result, store, stdout, stderr."""
+        """The worker's ends: result, store, stdout, stderr, and a program's stdin."""
         return self._theirs
 
     def let_go(self) -> None:
@@ -87,9 +95,10 @@ class Channels:
             return None
         return next(int(_UCRED.unpack(body[: _UCRED.size])[0]) for _, _, body in ancillary)
 
-    def request(self, body: dict[str, Any]) -> None:
+    def request(self) -> None:
         """Begin to send the request."""
-        self._outgoing = [memoryview(part) for part in _wire.encode_run(self._number, body)]
+        parts = _wire.encode_request(self._task.kind, self._number, self._task.body)
+        self._outgoing = [memoryview(part) for part in parts]
         self.send()
 
     def send(self) -> None:
@@ -136,6 +145,8 @@ class Channels:
         """Every process of the call is dead (or the whole jail is being killed): what lies in the
         channels is final, and nobody's open copy of them is waited for."""
         self.let_go()
+        if self._task.feed is not None:
+            self._task.feed.close()
         for stream in (self.stdout, self.stderr):
             stream.finish()
         # Also behind an answer: whether a second one counts must not depend on who was faster.
@@ -170,11 +181,13 @@ class Channels:
         self.close()
 
 
-def _capture(keep: int, made: list[int]) -> tuple[Capture, int]:
+def _capture(
+    keep: int, sink: Callable[[bytes], object] | None, made: list[int]
+) -> tuple[Capture, int]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     made += (read_end, write_end)
     os.set_blocking(read_end, False)
-    return Capture(read_end, keep), write_end
+    return Capture(read_end, keep, sink), write_end
 
 
 def _new_store(size: int, made: list[int]) -> int:

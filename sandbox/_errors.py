@@ -5,6 +5,7 @@ ordinary `ValueError`/`TypeError` subclasses, raised before anything is created.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,39 @@ class SetupError(SandboxError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
         return type(self), (self.step, self.errno, self.detail)
+
+
+class ProgramError(SandboxError):
+    """A program could not be started; nothing of it ran, and files placed for it are gone again.
+
+    `path` is what failed (the program, a file, the working directory), `errno` the kernel's answer.
+    """
+
+    def __init__(self, step: str, errno: int, path: str) -> None:
+        super().__init__(_unstarted(step, errno, path))
+        self.step = step
+        self.errno = errno
+        self.path = path
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        return type(self), (self.step, self.errno, self.path)
+
+
+def _unstarted(step: str, number: int, path: str) -> str:
+    if step == "files":
+        return f"cannot place the file {path!r}: {os.strerror(number)}"
+    if step == "cwd":
+        return f"cannot start in {path!r}: {os.strerror(number)}"
+    if step == "interpreter":
+        return f"{path!r} is there, but the interpreter or loader that it names is not"
+    if number == errno.ENOENT:
+        where = "" if "/" in path else " in the guest's PATH"
+        return f"there is no program {path!r}{where}; name a path inside, or mount it"
+    if number == errno.EACCES:
+        return f"{path!r} may not be executed: it has no x bit, or the policy forbids it there"
+    if number == errno.ENOEXEC:
+        return f"{path!r} is no program for this machine, and does not begin with #!"
+    return f"cannot execute {path!r}: {os.strerror(number)}"
 
 
 class InternalError(SandboxError):

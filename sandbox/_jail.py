@@ -21,6 +21,7 @@ from ._layers import WAIVABLE
 if TYPE_CHECKING:
     from ._cgroup import JailGroup
     from ._ids import IdLease
+    from ._task import Task
 
 # From request to ready; generous, because a machine under load is not a broken one.
 _START_SECONDS = 60.0
@@ -125,13 +126,13 @@ class Jail:
             return _failure(message[1], message[2], message[3])
         return None
 
-    def call(self, number: int, descriptors: Sequence[int], *, cloudpickle: bool) -> None:
+    def call(self, number: int, descriptors: Sequence[int], task: Task) -> None:
         """Hand a call to the worker that waits for it. The first that needs cloudpickle has init
         import it, and fork another worker, before."""
-        if cloudpickle and not self._prepared:
+        if task.needs_cloudpickle and not self._prepared:
             self._send(["prepare"])
             self._prepared = True
-        self._send(["call", number], descriptors)
+        self._send(["call", number, task.feed is not None], descriptors)
 
     @property
     def usable(self) -> bool:

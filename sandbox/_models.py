@@ -239,6 +239,8 @@ class Outcome:
         exit_code, signal: how the guest's process ended, where it ended itself.
         stdout, stderr: bytes; head and tail where more was written than is kept.
         truncated: stream → bytes left out between head and tail.
+        files: of a program: path below /work → content, as `collect` asked.
+        refused: of a program: path → why a file that `collect` asked for was not taken.
         violation: the system call if status is ``"policy_violation"``.
         evidence: counters and values that decided the status, and refusals the guest coped with.
         usage: what this call used.
@@ -254,6 +256,8 @@ class Outcome:
     stdout: bytes = b""
     stderr: bytes = b""
     truncated: Mapping[str, int] = field(default_factory=_empty)
+    files: Mapping[str, bytes] = field(default_factory=_empty)
+    refused: Mapping[str, str] = field(default_factory=_empty)
     violation: Violation | None = None
     evidence: Mapping[str, Any] = field(default_factory=_empty)
     usage: Usage = field(default_factory=Usage)
@@ -262,7 +266,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the function returned."""
+        """Whether the function returned, or the program ended with status 0."""
         return self.status == "ok"
 
 

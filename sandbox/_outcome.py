@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _values
 from ._channels import Channels
+from ._collect import Collected, Patterns, collect
 from ._jail import Jail
 from ._models import GuestException, Isolation, Outcome, Usage
 from ._verdict import Facts, Verdict, decide
@@ -30,6 +31,7 @@ class Finished:
     began: float
     started: float
     ended: float
+    collect: Patterns | None = None
 
 
 def outcome_of(call: Finished) -> Outcome:
@@ -40,6 +42,7 @@ def outcome_of(call: Finished) -> Outcome:
     stdout, lost_out = channels.stdout.result()
     stderr, lost_err = channels.stderr.result()
     exit_code, signal = _own_end(facts)
+    collected = _collected(call)
     return Outcome(
         status=verdict.status,
         value=value,
@@ -49,6 +52,8 @@ def outcome_of(call: Finished) -> Outcome:
         stdout=stdout,
         stderr=stderr,
         truncated={"stdout": lost_out, "stderr": lost_err},
+        files=collected.files,
+        refused=collected.refused,
         violation=facts.violation,
         evidence=verdict.evidence,
         usage=_usage(call, counters),
@@ -79,13 +84,21 @@ def _count(call: Finished) -> Counters | None:
 def _judge(call: Finished) -> tuple[Any, Verdict]:
     """The verdict, with the value decoded only if everything else says ok."""
     verdict = decide(call.facts)
-    if verdict.status != "ok":
+    if verdict.status != "ok" or call.facts.program:
         return None, verdict
     try:
         return call.channels.value(), verdict
     except _values.ValueRejected as error:
         call.facts.wire_error = f"the value: {error}"
         return None, decide(call.facts)
+
+
+def _collected(call: Finished) -> Collected:
+    """The files that were asked for, whatever the end: all processes of the call are dead, unless
+    init is lost, and then nothing is read."""
+    if call.collect is None or call.facts.wait_status is None:
+        return Collected()
+    return collect(call.jail.scratch, "work", call.collect, int(call.facts.limits.result))
 
 
 def _own_end(facts: Facts) -> tuple[int | None, int | None]:

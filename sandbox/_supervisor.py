@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import _channel, _forks, _notify, _observe
 from ._channels import Channels
-from ._errors import SandboxError
+from ._errors import ProgramError, SandboxError
 from ._jail import Jail
 from ._models import Limits, Outcome
 from ._outcome import Finished, outcome_of
-from ._transfer import Cargo
+from ._task import Task
 from ._verdict import Facts, KillReason
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Supervisor:
         jail: a ready jail, used by nobody else until `done`.
         number: the call's number, unique in this jail.
         limits: in force for this call.
-        cargo: the pickled call; only the worker opens it.
+        task: what the call is about.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Supervisor:
         jail: Jail,
         number: int,
         limits: Limits,
-        cargo: Cargo,
+        task: Task,
     ) -> None:
         self.done = False
-        self.facts = Facts(limits)
+        self.facts = Facts(limits, program=task.kind == "exec")
         self._jail, self._number, self._limits = jail, number, limits
-        self._payload = cargo.payload
+        self._task = task
         self._began = time.monotonic()
         self._started = self._ended = 0.0
         self._pidfd = -1
@@ -60,9 +60,7 @@ class Supervisor:
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
         self._group: CallGroup | None = jail.group.call() if jail.group else None
-        output = None if limits.output is None else int(limits.output)
-        self._channels = Channels(number, int(limits.result), output)
-        self._needs_cloudpickle = cargo.needs_cloudpickle
+        self._channels = Channels(number, limits, task)
         _forks.hold(self)
 
     def begin(self) -> None:
@@ -70,7 +68,7 @@ class Supervisor:
         procs = self._group.procs_fds() if self._group else []
         descriptors = [*self._channels.theirs, *procs]
         try:
-            self._jail.call(self._number, descriptors, cloudpickle=self._needs_cloudpickle)
+            self._jail.call(self._number, descriptors, self._task)
         except SandboxError as error:
             self._fail(str(error))
             self._finish()
@@ -92,6 +90,8 @@ class Supervisor:
         for stream in (channels.stdout, channels.stderr):
             if stream.open:
                 wanted[stream.descriptor] = select.POLLIN
+        if self._task.feed is not None and self._started:
+            wanted |= self._task.feed.interests()
         if self._listening:
             wanted[self._jail.listener] = select.POLLIN
         if self._group is not None and self._group.oom_fd is not None and self._killed_at is None:
@@ -120,6 +120,8 @@ class Supervisor:
             self._finish()
         elif self._group is not None and descriptor == self._group.oom_fd:
             self._on_oom()
+        elif self._task.feed is not None and descriptor in self._task.feed.interests():
+            self._task.feed.step(descriptor, events)
         else:
             self._on_output(descriptor)
 
@@ -205,7 +207,7 @@ class Supervisor:
         self._started = time.monotonic()
         if self._group is not None and self._limits.cpu_time is not None:
             self._look_at_cpu(self._started)
-        self._channels.request({"payload": self._payload, "result": int(self._limits.result)})
+        self._channels.request()
 
     def _on_denial(self, events: int) -> None:
         self._listening = bool(events & select.POLLIN)
@@ -292,7 +294,19 @@ class Supervisor:
             began=self._began,
             started=self._started,
             ended=self._ended,
+            collect=self._task.collect,
         )
+
+    @property
+    def unstarted(self) -> tuple[str, int, str] | None:
+        """Why a program was not started (step, errno, path). Only our own code can say so: the
+        channel closes with the exec."""
+        frame = self._channels.frame
+        if frame is None or frame.kind != "unstarted":
+            return None
+        body: Any = frame.body
+        number, path, step = body
+        return step, int(number) if number.isdecimal() else 0, path
 
     def release(self) -> None:
         """Give back every resource of the call, when every process of it is dead."""
@@ -334,11 +348,11 @@ def drive(call: Supervisor) -> None:
             call.on_time()
 
 
-def supervise(jail: Jail, number: int, limits: Limits, cargo: Cargo) -> Outcome:
+def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
     """One call from beginning to end, blocking this thread. If the wait is interrupted
     (KeyboardInterrupt, a signal handler's exception) the call is ended first."""
     try:
-        call = Supervisor(jail, number, limits, cargo)
+        call = Supervisor(jail, number, limits, task)
     except BaseException:
         jail.kill()
         raise
@@ -357,4 +371,8 @@ def supervise(jail: Jail, number: int, limits: Limits, cargo: Cargo) -> Outcome:
             outcome = outcome_of(call.finished())
         finally:
             call.release()
+    if outcome.status == "nonzero_exit" and call.unstarted is not None:
+        error = ProgramError(*call.unstarted)
+        error.outcome = outcome
+        raise error
     return outcome

@@ -27,6 +27,7 @@ class Facts:
     """
 
     limits: Limits
+    program: bool = False
     fault: str | None = None
     violation: Violation | None = None
     killed: list[KillReason] = field(default_factory=list)
@@ -231,6 +232,8 @@ def _too_large(facts: Facts) -> _Found:
 
 
 def _invalid(facts: Facts) -> _Found:
+    if facts.program:
+        return None  # its answer is its exit status
     if facts.frame is None:
         return "the guest's process ended with status 0 without an answer", {"exit_code": 0}
     if facts.frame.kind == "unfit":
@@ -241,8 +244,8 @@ def _invalid(facts: Facts) -> _Found:
     return None
 
 
-def _ok(_: Facts) -> _Found:
-    return "the function returned", {}
+def _ok(facts: Facts) -> _Found:
+    return "the program ended with status 0" if facts.program else "the function returned", {}
 
 
 def _refusals(facts: Facts) -> dict[str, Any]:

@@ -20,6 +20,10 @@ VERSION: Final = 1
 # Longest texts a frame may carry, in bytes of UTF-8. The worker cuts its own to the same lengths.
 _RAISED = (1 << 10, 64 << 10, 256 << 10)
 _UNFIT = (4 << 10, 1 << 10, 4 << 10)
+_UNSTARTED = (16, 8 << 10, 64)
+_FUNCTION_KINDS = frozenset(("value", "stored", "raised", "unfit", "too_large"))
+# All that is ever said by the process a program would have become, before any guest code.
+_PROGRAM_KINDS = frozenset(("unstarted",))
 _MOST_COUNT = 1 << 63
 
 # Below this, copying is cheaper than one more buffer for the caller's sendmsg.
@@ -38,8 +42,8 @@ class Frame:
     Attributes:
         kind: ``"value"`` (body: bytes, an encoded value), ``"stored"`` (body: int, the length of
             the encoded value in the call's memfd), ``"raised"`` (body: type name, message,
-            traceback), ``"unfit"`` (body: where, type name, reason) or ``"too_large"`` (body: int,
-            bytes it would have taken at least).
+            traceback), ``"unfit"`` (body: where, type name, reason), ``"too_large"`` (body: int,
+            bytes it would have taken at least) or ``"unstarted"`` (body: errno, path, what failed).
         body: of the type its kind prescribes; texts come as a tuple of three str.
     """
 
@@ -59,10 +63,12 @@ class FrameReader:
     Args:
         call: the call's number; a frame with another one is refused.
         max_frame: most bytes of the msgpack part.
+        program: whether the call is a program's.
     """
 
-    def __init__(self, call: int, max_frame: int = 1 << 20) -> None:
+    def __init__(self, call: int, max_frame: int = 1 << 20, *, program: bool = False) -> None:
         self._call = call
+        self._kinds = _PROGRAM_KINDS if program else _FUNCTION_KINDS
         self._max = max_frame
         self._buffer = bytearray()
         self._length: int | None = None
@@ -138,6 +144,8 @@ class FrameReader:
             raise WireError("a frame of another call")
         if type(kind) is not str:
             raise WireError("a frame's kind is not a string")
+        if kind not in self._kinds:
+            raise WireError("a frame of an unknown kind")
         return Frame(kind, _checked_body(kind, body))
 
 
@@ -148,10 +156,9 @@ def _checked_body(kind: str, body: object) -> bytes | int | tuple[str, str, str]
     elif kind in ("stored", "too_large"):
         if type(body) is int and 0 <= body < _MOST_COUNT:
             return body
-    elif kind in ("raised", "unfit"):
-        return _texts(body, _RAISED if kind == "raised" else _UNFIT)
     else:
-        raise WireError("a frame of an unknown kind")
+        longest = {"raised": _RAISED, "unfit": _UNFIT, "unstarted": _UNSTARTED}[kind]
+        return _texts(body, longest)
     raise WireError(f"the body of a {kind!r} frame is of the wrong type")
 
 
@@ -166,8 +173,9 @@ def _texts(body: object, longest: tuple[int, int, int]) -> tuple[str, str, str]:
     return body[0], body[1], body[2]
 
 
-def encode_run(call: int, body: Mapping[str, object]) -> list[bytes | memoryview]:
-    """The frame that asks a worker to run something, as buffers for ``sendmsg``.
+def encode_request(kind: str, call: int, body: Mapping[str, object]) -> list[bytes | memoryview]:
+    """The frame that asks a worker to ``"run"`` a function or ``"exec"`` a program, as buffers for
+    ``sendmsg``.
 
     `body` maps names to anything msgpack writes natively. Long bytes among its values are not
     copied: the buffers borrow them until they are sent. Lists and maps inside hold at most 8192
@@ -179,7 +187,7 @@ def encode_run(call: int, body: Mapping[str, object]) -> list[bytes | memoryview
     """
     packer = msgpack.Packer(use_bin_type=True, autoreset=False)
     packer.pack_array_header(4)
-    for item in (VERSION, "run", call):
+    for item in (VERSION, kind, call):
         packer.pack(item)
     packer.pack_map_header(len(body))
     buffers: list[bytes | memoryview] = []

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Where a worker finds its result channel and the memory for a large result; 0 to 2 as usual.
+# Where a worker finds its result channel and the memory for a large result, or the files of a
+# program; 0 to 2 as usual.
 RESULT, STORE = 3, 4
 _FIRST_FREE = 5
 _INSIDE = (1000, 1000)
@@ -63,13 +64,14 @@ class Jail:
 
 
 class Call:
-    """What a worker works on. `receive` waits for the call: its number and its descriptors."""
+    """What a worker works on. `receive` waits for the call: its number, whether a standard input
+    comes with it, and its descriptors."""
 
-    def __init__(self, jail: Jail, receive: Callable[[], tuple[int, list[int]]]) -> None:
+    def __init__(self, jail: Jail, receive: Callable[[], tuple[int, bool, list[int]]]) -> None:
         self.jail = jail
         self.receive = receive
         self.number = 0
-        self.result = self.store = self.stdout = self.stderr = -1
+        self.result = self.store = self.stdout = self.stderr = self.stdin = -1
         self.procs: list[int] = []
 
 
@@ -324,8 +326,10 @@ def enter_landlock(call: Call) -> None:
 
 def await_call(call: Call) -> None:
     """Until here a worker is forked ahead, with what it can do without a call's own descriptors."""
-    call.number, received = call.receive()
-    call.result, call.store, call.stdout, call.stderr, *call.procs = received
+    call.number, with_stdin, received = call.receive()
+    call.result, call.store, call.stdout, call.stderr, *rest = received
+    call.stdin = rest.pop(0) if with_stdin else -1
+    call.procs = rest
 
 
 def join_call_group(call: Call) -> None:
@@ -334,7 +338,10 @@ def join_call_group(call: Call) -> None:
 
 
 def take_streams(call: Call) -> None:
-    """Descriptors 1 to 4; what they are copied from has higher numbers."""
+    """Descriptors 1 to 4, and 0 of a program, which is /dev/null otherwise; what they are copied
+    from has higher numbers."""
+    if call.stdin >= 0:
+        os.dup2(call.stdin, 0)
     os.dup2(call.stdout, 1)
     os.dup2(call.stderr, 2)
     os.dup2(call.result, RESULT, inheritable=False)

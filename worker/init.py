@@ -101,13 +101,13 @@ def _read_note(noted: int) -> int | None:
 def _work(jail: Jail, control: _socket.socket, note: int) -> None:
     """The life of a worker. Never returns."""
 
-    def receive() -> tuple[int, list[int]]:
+    def receive() -> tuple[int, bool, list[int]]:
         message, descriptors = channel.receive(control)
-        number = _PREPARE if message[0] == "prepare" else message[1]
+        number, with_stdin = (_PREPARE, False) if message[0] == "prepare" else message[1:]
         os.write(note, number.to_bytes(_NOTE_BYTES, "big"))
         if number == _PREPARE:
             os._exit(0)
-        return number, descriptors
+        return number, with_stdin, descriptors
 
     try:
         call = Call(jail, receive)

@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 
-from . import confine, transfer, values, wire
+from . import confine, program, transfer, values, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def main(number: int) -> None:
     channel.send(b"\0")
     descriptor = channel.detach()
     kind, _, content = wire.read_frame(descriptor, _MOST_REQUEST)
-    if kind != "run":
-        os._exit(1)
     body: Any = content
+    if kind == "exec":
+        program.become(descriptor, number, body)
     cap: int = body["result"]
     worker = os.getpid()
     answer = _run(body["payload"], cap)

@@ -30,6 +30,7 @@ NAMES = [
     "PolicyError",
     "PolicyViolation",
     "ProcessLimitExceeded",
+    "ProgramError",
     "ResultError",
     "Sandbox",
     "SandboxError",

@@ -87,7 +87,7 @@ def test_golden_answers(kind: str, body: Any, data: bytes) -> None:
 
 def test_golden_request() -> None:
     body, data = RUN
-    assert b"".join(_wire.encode_run(258, body)) == data
+    assert b"".join(_wire.encode_request("run", 258, body)) == data
     read_end, write_end = os.pipe()
     try:
         os.write(write_end, data)

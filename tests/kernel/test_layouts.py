@@ -55,6 +55,15 @@ def test_a_struct_is_laid_out_as_the_kernel_expects(name: str) -> None:
     assert [field for field, _ in declared] == list(offsets)
 
 
+def test_the_one_struct_of_the_host_is_laid_out_as_the_kernel_expects() -> None:
+    """struct open_how of linux/openat2.h."""
+    from sandbox._ffi import ffi as host
+
+    assert host.sizeof("struct open_how") == 24
+    fields = ("flags", "mode", "resolve")
+    assert [host.offsetof("struct open_how", name) for name in fields] == [0, 8, 16]
+
+
 def test_every_declared_struct_is_checked() -> None:
     structs = {name for name in ffi.list_types()[1] if not name.startswith("_")}
     assert structs == set(LAYOUTS) == set(HEADERS)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from sandbox import InternalError, Limits, Sandbox, _channel, _jail, _supervisor, _transfer
+from sandbox._task import Task, function_task
 from sandbox._visible import Visible
 from tests.kernel.child import value_in_child
 from tests.lifecycle.apps import App
@@ -132,7 +133,8 @@ def test_a_forked_child_keeps_no_descriptor_of_its_parents_jails(make_sandbox: M
         assert sandbox._jail is not None
         # As in another thread, at the moment of the fork.
         cargo = _transfer.dump_call(len, ("a",), {}, visible=Visible.of(()))
-        call = _supervisor.Supervisor(sandbox._jail, 99, Limits(), cargo)
+        task = function_task(cargo, Limits())
+        call = _supervisor.Supervisor(sandbox._jail, 99, Limits(), task)
         here = jails_files()
         there = value_in_child(jails_files)
         call.abandon()
@@ -186,7 +188,7 @@ def test_a_jail_that_ended_between_calls_is_told_of(make_sandbox: Make) -> None:
         os.kill(jail.pid, signal.SIGKILL)
         until(lambda: _channel.readable(jail.pidfd), "init's end")
         with pytest.raises(InternalError, match="init is gone"):
-            jail.call(7, [], cloudpickle=False)
+            jail.call(7, [], Task("run", {}))
         outcome = sandbox.call(int)
         assert (outcome.status, "init is gone" in outcome.message) == ("internal_error", True)
         assert sandbox.call(int).ok

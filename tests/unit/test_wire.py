@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox._wire import Frame, FrameReader, WireError, encode_run
+from sandbox._wire import Frame, FrameReader, WireError, encode_request
 from worker.wire import FrameError, clip, encode, read_frame
 
 GOOD: list[tuple[str, Any, Any]] = [
@@ -240,13 +240,13 @@ native = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=5), native, max_size=5), st.integers(0, (1 << 64) - 1))
 def test_a_request_arrives(body: dict[str, Any], call: int) -> None:
-    assert through_a_socket(encode_run(call, body)) == ("run", call, body)
+    assert through_a_socket(encode_request("run", call, body)) == ("run", call, body)
 
 
 def test_long_bytes_of_a_request_are_borrowed_not_copied() -> None:
     payload = bytes(1 << 20)
     body = {"a": 1, "payload": payload, "view": memoryview(payload)[:50000], "b": "x"}
-    buffers = encode_run(1, body)
+    buffers = encode_request("run", 1, body)
     assert [part.obj for part in buffers if isinstance(part, memoryview)] == [payload, payload]
     assert through_a_socket(buffers) == ("run", 1, body | {"view": bytes(50000)})
 
@@ -254,14 +254,14 @@ def test_long_bytes_of_a_request_are_borrowed_not_copied() -> None:
 def test_a_request_that_does_not_fit_is_refused_by_the_host() -> None:
     with mmap.mmap(-1, 1 << 32) as area, memoryview(area) as view:  # never touched
         with pytest.raises(ValueError, match="do not fit"):
-            encode_run(1, {"payload": view})
+            encode_request("run", 1, {"payload": view})
         with view[: 3 << 30] as most, pytest.raises(ValueError, match="does not fit"):
-            encode_run(1, {"a": most, "b": most})
+            encode_request("run", 1, {"a": most, "b": most})
 
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 10])
 def test_a_stream_that_ends_early_is_an_eof(cut: int) -> None:
-    data = b"".join(encode_run(1, {"x": 1}))
+    data = b"".join(encode_request("run", 1, {"x": 1}))
     with pytest.raises(EOFError):
         through_a_socket(data[:cut])
 

@@ -1,0 +1,132 @@
+"""Standard input of a program: fed by the supervisor as the pipe takes it, never blocking."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+from typing import IO
+
+from ._program import Content
+
+_PIECE = 1 << 18
+
+
+class Feed:
+    """Writes `content` into a pipe of its own making.
+
+    A stream with a descriptor of its own is read when poll says that it can be (regular files
+    always can); another one (`io.BytesIO`) is asked at once and must not block.
+
+    """
+
+    def __init__(self, content: Content | None) -> None:
+        self._left = memoryview(b"")
+        self._source: IO[bytes] | None = None
+        self._live = self._opened = -1
+        if isinstance(content, (bytes, bytearray, memoryview)):
+            self._left = memoryview(content).cast("B")
+        elif isinstance(content, (str, os.PathLike)):
+            self._live = self._opened = os.open(content, os.O_RDONLY | os.O_CLOEXEC)
+        elif content is not None:
+            self._live = _pollable(content)
+            self._source = content if self._live < 0 else None
+        try:
+            self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            self._close_source()
+            raise
+        os.set_blocking(self._writer, False)
+
+    def hand_over(self) -> int:
+        """The end for the program, from now on the caller's to close."""
+        reader, self._reader = self._reader, -1
+        return reader
+
+    @property
+    def open(self) -> bool:
+        """Whether there may be more to write."""
+        return self._writer >= 0
+
+    def interests(self) -> dict[int, int]:
+        """Descriptor → poll events to watch."""
+        if not self.open:
+            return {}
+        if self._left or self._source is not None or self._live < 0:
+            return {self._writer: select.POLLOUT}
+        # The other end may go away while we wait for the source: poll always reports that.
+        return {self._live: select.POLLIN, self._writer: 0}
+
+    def step(self, descriptor: int, events: int) -> None:
+        """One of `interests` is ready."""
+        if descriptor == self._writer and not events & select.POLLOUT:
+            self.close()  # nobody reads any more
+            return
+        if not self._left:
+            self._refill()
+        if self.open:
+            self._write()
+
+    def _refill(self) -> None:
+        data = b""
+        if self._source is not None:
+            data = self._source.read(_PIECE)
+            if not isinstance(data, (bytes, bytearray)):
+                raise TypeError(f"stdin: the stream gave {type(data).__name__}, not bytes")
+        elif self._live >= 0:
+            data = os.read(self._live, _PIECE)
+        if data:
+            self._left = memoryview(data)
+        else:
+            self.close()
+
+    def _write(self) -> None:
+        try:
+            self._left = self._left[_write(self._writer, self._left) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.close()
+
+    def close(self) -> None:
+        """The end of the input."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+        self._left = memoryview(b"")
+        self._close_source()
+
+    def _close_source(self) -> None:
+        if self._opened >= 0:
+            os.close(self._opened)
+        self._opened = self._live = -1
+        self._source = None
+
+
+def _pollable(stream: IO[bytes]) -> int:
+    """Its descriptor if reading from it can block; -1 for a regular file, whose own position and
+    buffer count, and for what has no descriptor."""
+    try:
+        descriptor = stream.fileno()
+        return -1 if stat.S_ISREG(os.fstat(descriptor).st_mode) else descriptor
+    except (OSError, AttributeError, ValueError):
+        return -1
+
+
+def _write(descriptor: int, data: memoryview) -> int:
+    """write(2); BrokenPipeError also where an application has given up Python's refusal of
+    SIGPIPE, which a pipe, unlike a socket, cannot be asked not to send."""
+    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        return os.write(descriptor, data)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
+    try:
+        return os.write(descriptor, data)
+    except BrokenPipeError:
+        signal.sigtimedwait((signal.SIGPIPE,), 0)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,215 @@
+"""What a caller asks of `exec`, checked before anything is created: the program, the files it
+finds, what it reads. Runs with the caller's rights; the host files named here are the caller's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from ._collect import Patterns
+
+if TYPE_CHECKING:
+    from ._models import Limits
+
+StrPath = str | os.PathLike[str]
+# What a file or standard input is made from: its bytes, the path of a regular file on the host, or
+# something to read from.
+Content = bytes | bytearray | memoryview | os.PathLike[str] | str | IO[bytes]
+Sink = Callable[[bytes], object] | os.PathLike[str] | str | None
+
+_MOST_ARGUMENTS = 128 << 10
+_MOST_FILES = 4096
+_PIECE = 1 << 20
+_PROGRAM_STARTS = (b"\x7fELF", b"#!")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A checked request.
+
+    Attributes:
+        argv, environment, cwd: as for execve(2), inside the jail.
+        files: name below /work → content.
+        stdin: what it reads; None is an empty input.
+        collect: which files come back.
+        stdout, stderr: a callable that gets the output as it comes, or None.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    files: Mapping[str, Content]
+    stdin: Content | None
+    collect: Patterns
+    stdout: Sink
+    stderr: Sink
+
+
+def checked_argv(argv: Sequence[StrPath]) -> tuple[str, ...]:
+    """Raises TypeError, ValueError."""
+    if isinstance(argv, (str, bytes, os.PathLike)) or not isinstance(argv, Sequence):
+        raise TypeError("argv: expected a sequence of strings, the program's name first")
+    words = []
+    for number, word in enumerate(argv):
+        text = os.fspath(word) if isinstance(word, (str, os.PathLike)) else word
+        if not isinstance(text, str):
+            raise TypeError(f"argv[{number}]: expected a string, not {type(word).__name__}")
+        words.append(text)
+    if not words:
+        raise ValueError("argv: it is empty; the first word names the program")
+    if not words[0]:
+        raise ValueError("argv[0]: the program's name is empty")
+    size = 0
+    for number, word in enumerate(words):
+        size += len(_encoded(f"argv[{number}]", word)) + 1
+    if size > _MOST_ARGUMENTS:
+        raise ValueError(f"argv: {size} bytes are more than {_MOST_ARGUMENTS}")
+    return tuple(words)
+
+
+def checked_cwd(cwd: StrPath | None) -> str:
+    """Where it starts: an absolute path inside, or one relative to /work."""
+    if cwd is not None and not isinstance(cwd, (str, os.PathLike)):
+        raise TypeError(f"cwd: expected a path, not {type(cwd).__name__}")
+    text = "" if cwd is None else os.fspath(cwd)
+    _encoded("cwd", text)
+    return os.path.join("/work", text)
+
+
+def checked_files(files: Mapping[str, Content]) -> dict[str, Content]:
+    """Names are relative paths that stay below /work; none is another's folder."""
+    if not isinstance(files, Mapping):
+        raise TypeError(f"files: expected a mapping of names, not {type(files).__name__}")
+    if len(files) > _MOST_FILES:
+        raise ValueError(f"files: {len(files)} are more than {_MOST_FILES}")
+    found: dict[str, Content] = {}
+    for name, content in files.items():
+        checked_name("files", name)
+        _check_content(f"files[{name!r}]", content)
+        found[name] = content
+    folders = {name[:end] for name in found for end in _slashes(name)}
+    for name in found:
+        if name in folders:
+            raise ValueError(f"files: {name!r} is a file and a folder of another one")
+    return found
+
+
+def checked_name(what: str, name: object) -> str:
+    """A relative path without empty parts, "." and ".."."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what}: names are strings, not {type(name).__name__}")
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{what}: {name!r} is not a relative path below the working directory")
+    if any(len(_encoded(what, part)) > 255 for part in parts):
+        raise ValueError(f"{what}: a part of {name!r} is longer than 255 bytes")
+    return name
+
+
+def checked_stdin(stdin: Content | None) -> Content | None:
+    """Raises TypeError, ValueError."""
+    if stdin is not None:
+        _check_content("stdin", stdin)
+    return stdin
+
+
+def checked_sink(what: str, sink: Sink) -> Sink:
+    """None, a callable or a path. Raises TypeError."""
+    if sink is None or callable(sink) or isinstance(sink, (str, os.PathLike)):
+        return sink
+    raise TypeError(f"{what}: expected a callable, a path or None, not {type(sink).__name__}")
+
+
+def _slashes(name: str) -> Iterable[int]:
+    return (place for place, character in enumerate(name) if character == "/")
+
+
+def _encoded(what: str, text: str) -> bytes:
+    if "\0" in text:
+        raise ValueError(f"{what}: {text!r} holds a NUL")
+    return os.fsencode(text)
+
+
+def _check_content(what: str, content: object) -> None:
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return
+    if isinstance(content, (str, os.PathLike)):
+        try:
+            mode = os.stat(content).st_mode
+        except OSError as error:
+            raise ValueError(f"{what}: {os.fspath(content)!r}: {error.strerror}") from None
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{what}: {os.fspath(content)!r} is not a regular file")
+        return
+    if not callable(getattr(content, "read", None)):
+        raise TypeError(
+            f"{what}: expected bytes, a path or a binary stream, not {type(content).__name__}"
+        )
+
+
+class Parcel:
+    """The files of a program in one memfd, in order, and a list of what is in it.
+
+    Attributes:
+        descriptor: read from the start by the worker, sealed.
+        table: (name, mode, bytes) each.
+
+    Raises:
+        ValueError: they take more than `Limits.disk`; nothing is left open.
+        OSError: a file of the caller's cannot be read.
+    """
+
+    def __init__(self, files: Mapping[str, Content], limits: Limits) -> None:
+        self._end = 0
+        self._most = int(limits.disk)
+        self.table: list[tuple[str, int, int]] = []
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self.descriptor = os.memfd_create("files", flags)
+        try:
+            for name, content in files.items():
+                self._add(name, content)
+            seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+
+    def _add(self, name: str, content: Content) -> None:
+        executable: bool | None = None
+        if isinstance(content, (bytes, bytearray, memoryview)):
+            size = self._write(name, memoryview(content).cast("B"))
+        elif isinstance(content, (str, os.PathLike)):
+            with open(content, "rb", buffering=0) as file:
+                size = self._copy(name, file)
+                executable = bool(os.fstat(file.fileno()).st_mode & 0o100)
+        else:
+            size = self._copy(name, content)
+        if executable is None:
+            beginning = os.pread(self.descriptor, 4, self._end - size) if size else b""
+            executable = beginning.startswith(_PROGRAM_STARTS)
+        self.table.append((name, 0o755 if executable else 0o644, size))
+
+    def _copy(self, name: str, source: IO[bytes]) -> int:
+        size = 0
+        while piece := source.read(_PIECE):
+            if not isinstance(piece, (bytes, bytearray)):
+                raise TypeError(f"files[{name!r}]: the stream gave {type(piece).__name__}")
+            size += self._write(name, memoryview(piece))
+        return size
+
+    def _write(self, name: str, data: memoryview) -> int:
+        self._end += data.nbytes
+        if self._end > self._most:
+            raise ValueError(f"files: with {name!r} they take more than Limits.disk, {self._most}")
+        size = data.nbytes
+        while data:
+            data = data[os.write(self.descriptor, data) :]
+        return size
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self.descriptor)

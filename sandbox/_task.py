@@ -1,0 +1,88 @@
+"""What a call is about, as the supervisor needs it: a function, or a program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from ._collect import Patterns
+from ._feed import Feed
+from ._models import Limits
+from ._program import Parcel, Program, Sink
+from ._transfer import Cargo
+
+_Consumer = Callable[[bytes], object] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a worker.
+
+    Attributes:
+        kind: ``"run"`` or ``"exec"``, the request's.
+        body: the request's.
+        needs_cloudpickle: whether init has to import it first.
+        memory: a descriptor of a program's files; -1 for a function, whose result gets memory.
+        feed: a program's standard input; a function's is empty.
+        stdout, stderr: who gets the output as it comes.
+        collect: files wanted back.
+    """
+
+    kind: str
+    body: Mapping[str, object]
+    needs_cloudpickle: bool = False
+    memory: int = -1
+    feed: Feed | None = None
+    stdout: _Consumer = None
+    stderr: _Consumer = None
+    collect: Patterns | None = None
+
+
+def function_task(cargo: Cargo, limits: Limits) -> Task:
+    """The call of a function."""
+    body = {"payload": cargo.payload, "result": int(limits.result)}
+    return Task("run", body, cargo.needs_cloudpickle)
+
+
+@contextmanager
+def program_task(program: Program, limits: Limits) -> Iterator[Task]:
+    """The run of a program, for as long as the context lasts. Raises ValueError, OSError."""
+    with ExitStack() as stack:
+        parcel = Parcel(program.files, limits)
+        stack.callback(parcel.close)
+        feed = Feed(program.stdin)
+        stack.callback(feed.close)
+        body = {
+            "argv": [os.fsencode(word) for word in program.argv],
+            "environment": {
+                os.fsencode(name): os.fsencode(value) for name, value in program.environment.items()
+            },
+            "cwd": os.fsencode(program.cwd),
+            "files": [(os.fsencode(name), mode, size) for name, mode, size in parcel.table],
+        }
+        yield Task(
+            "exec",
+            body,
+            memory=parcel.descriptor,
+            feed=feed,
+            stdout=_consumer(program.stdout, stack),
+            stderr=_consumer(program.stderr, stack),
+            collect=program.collect or None,
+        )
+
+
+def _consumer(sink: Sink, stack: ExitStack) -> _Consumer:
+    if sink is None or callable(sink):
+        return sink
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(sink, flags, 0o666)
+    stack.callback(os.close, descriptor)
+    return lambda data: _write_all(descriptor, data)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

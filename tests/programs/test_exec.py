@@ -1,0 +1,529 @@
+"""`exec`: programs in, exact ends out, and files both ways."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
+
+Make = Callable[..., Sandbox]
+SMALL = Limits(
+    memory="64M", cpu_time=5, wall_time=20, processes=16, output="64K", disk="4M", inodes=512,
+    result="1M",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def box(make_sandbox: Make) -> Iterator[Sandbox]:
+    with make_sandbox(SMALL, policy="program") as sandbox:
+        yield sandbox
+
+
+def sh(text: str) -> list[str]:
+    return ["/bin/sh", "-c", text]
+
+
+# --- ends -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 126, 127, 128, 255])
+def test_every_exit_status_is_told(box: Sandbox, code: int) -> None:
+    outcome = box.exec(sh(f"exit {code}"))
+    assert outcome.status == ("nonzero_exit" if code else "ok")
+    assert (outcome.exit_code, outcome.signal) == (code, None)
+    assert outcome.ok == (code == 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["HUP", "INT", "ILL", "ABRT", "FPE", "KILL", "SEGV", "PIPE", "TERM"]
+)
+def test_every_signal_is_told(box: Sandbox, name: str) -> None:
+    outcome = box.exec(sh(f"kill -{name} $$"))
+    number = signal.Signals[f"SIG{name}"]
+    assert (outcome.status, outcome.signal, outcome.exit_code) == ("signaled", number, None)
+
+
+def test_a_stopped_program_ends_at_the_wall(make_sandbox: Make) -> None:
+    limits = Limits(wall_time=0.5)
+    with make_sandbox(limits, policy="program") as sandbox:
+        assert sandbox.exec(sh("kill -STOP $$")).status == "wall_time_limit"
+        assert sandbox.exec(["true"]).ok
+
+
+def test_a_program_that_stops_its_child_and_waits_ends_at_the_wall(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(wall_time=0.5), policy="program") as sandbox:
+        assert sandbox.exec(sh("sleep 100 & kill -STOP $!; wait")).status == "wall_time_limit"
+
+
+def test_cpu_time_of_children_counts(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(cpu_time=0.3, wall_time=60), policy="program") as sandbox:
+        spin = "(while :; do :; done) & (while :; do :; done) & sleep 100"
+        outcome = sandbox.exec(sh(spin))
+    assert outcome.status == "cpu_time_limit"
+    assert outcome.evidence["used"] > 0.3
+
+
+def test_output_is_capped_and_kept(box: Sandbox) -> None:
+    outcome = box.exec(sh("while :; do echo 0123456789; done"))
+    assert outcome.status == "output_limit"
+    assert outcome.stdout.startswith(b"0123456789\n")
+    assert outcome.truncated["stdout"] > 0
+
+
+def test_orphans_and_daemons_end_with_the_call(box: Sandbox) -> None:
+    daemon = "setsid sh -c 'sleep 1000 & sleep 1000' > /dev/null 2>&1 & echo started"
+    outcome = box.exec(sh(daemon))
+    assert (outcome.status, outcome.stdout) == ("ok", b"started\n")
+    assert box.exec(sh("ls -d /proc/[0-9]* | wc -l")).stdout.strip() in (b"3", b"4")
+
+
+def test_output_of_what_is_left_behind_is_neither_lost_nor_invented(box: Sandbox) -> None:
+    for _ in range(20):
+        outcome = box.exec(sh("(echo child; exec sleep 1000) & echo parent; sleep 0.05"))
+        assert sorted(outcome.stdout.split()) == [b"child", b"parent"]
+
+
+def test_a_violation_names_the_call(box: Sandbox) -> None:
+    source = (
+        "#include <sys/ptrace.h>\nint main(void) { return (int)ptrace(PTRACE_TRACEME, 0, 0, 0); }"
+    )
+    outcome = box.exec(["./trace"], files={"trace": compiled(source)})
+    assert outcome.status == "policy_violation"
+    assert outcome.violation is not None
+    assert outcome.violation.syscall == "ptrace"
+
+
+_BUILT: dict[tuple[str, ...], bytes] = {}
+
+
+def compiled(source: str, *options: str) -> bytes:
+    """A program from C, built outside."""
+    if (source, *options) not in _BUILT:
+        command = ["gcc", "-x", "c", "-O1", "-o", "/dev/stdout", "-", *options]
+        folder = Path(os.environ.get("TMPDIR", "/tmp"))
+        target = folder / f"program-{os.getpid()}"
+        command[command.index("/dev/stdout")] = str(target)
+        subprocess.run(command, input=source.encode(), check=True)
+        _BUILT[(source, *options)] = target.read_bytes()
+        target.unlink()
+    return _BUILT[(source, *options)]
+
+
+HELLO = (
+    '#include <stdio.h>\nint main(int n, char **v) { printf("%d %s\\n", n, v[n - 1]); return 7; }'
+)
+
+
+@pytest.mark.parametrize("options", [[], ["-static"]], ids=["dynamic", "static"])
+def test_a_compiled_program_runs(box: Sandbox, options: list[str]) -> None:
+    outcome = box.exec(["./a.out", "x", "last"], files={"a.out": compiled(HELLO, *options)})
+    assert (outcome.exit_code, outcome.stdout) == (7, b"3 last\n")
+
+
+CRASHES = [
+    ("int main(void) { volatile int *p = 0; return *p; }", signal.SIGSEGV),
+    ("#include <stdlib.h>\nint main(void) { abort(); }", signal.SIGABRT),
+    (
+        "int main(int n, char **v) { volatile int one = n, zero = n - 1; return one / zero; }",
+        signal.SIGFPE,
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "number"), CRASHES, ids=["segv", "abrt", "fpe"])
+def test_a_crash_is_told_by_its_signal(box: Sandbox, source: str, number: int) -> None:
+    outcome = box.exec(["./crash"], files={"crash": compiled(source)})
+    assert (outcome.status, outcome.signal) == ("signaled", number)
+
+
+GREEDY = """#include <stdlib.h>
+#include <string.h>
+int main(void) { for (;;) { char *p = malloc(1 << 20); if (!p) return 9; memset(p, 1, 1 << 20); } }
+"""
+
+
+def test_memory_is_capped(box: Sandbox) -> None:
+    outcome = box.exec(["./greedy"], files={"greedy": compiled(GREEDY)})
+    assert outcome.status == "memory_limit"
+    assert box.exec(["true"]).ok
+
+
+def test_forks_are_capped(box: Sandbox) -> None:
+    outcome = box.exec(
+        sh("for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do sleep 9 & done")
+    )
+    assert outcome.status == "process_limit"
+    assert outcome.evidence["refused"] >= 1
+
+
+def test_a_file_too_long_is_told(make_sandbox: Make) -> None:
+    limits = Limits(file_size="64K", disk="1M")
+    with make_sandbox(limits, policy="program") as sandbox:
+        outcome = sandbox.exec(sh("exec head -c 100000 /dev/zero > long"))
+    assert outcome.status == "disk_limit"
+    assert outcome.evidence["signal"] == "SIGXFSZ"
+
+
+def test_full_writable_places_are_told(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(disk="128K"), policy="program") as sandbox:
+        outcome = sandbox.exec(sh("head -c 1000000 /dev/zero > full || exit 1"))
+    assert outcome.status == "disk_limit"
+    assert b"No space left" in outcome.stderr
+
+
+# --- surroundings -----------------------------------------------------------------------------------
+
+
+def test_signals_are_at_their_defaults(box: Sandbox) -> None:
+    ignored = box.exec(sh("grep SigIgn /proc/self/status")).stdout.split()[1]
+    assert int(ignored, 16) == 0
+
+
+def test_the_environment_is_the_sandboxs_with_the_calls_on_top(make_sandbox: Make) -> None:
+    with make_sandbox(SMALL, policy="program", env={"A": "1", "B": "2"}) as sandbox:
+        outcome = sandbox.exec(["/usr/bin/env"], env={"B": "3", "C": "é"})
+        lines = set(outcome.stdout.decode().splitlines())
+        assert {"A=1", "B=3", "C=é", "HOME=/work"} <= lines
+        assert b"C=" not in sandbox.exec(["/usr/bin/env"]).stdout
+
+
+def test_it_starts_in_work_or_where_it_is_told(box: Sandbox) -> None:
+    assert box.exec(["pwd"]).stdout == b"/work\n"
+    assert box.exec(["pwd"], cwd="/tmp").stdout == b"/tmp\n"
+    assert box.exec(["pwd"], cwd="sub", files={"sub/x": b""}).stdout == b"/work/sub\n"
+
+
+def test_no_descriptor_but_the_three(box: Sandbox) -> None:
+    assert box.exec(["ls", "/proc/self/fd"]).stdout.split() == [b"0", b"1", b"2", b"3"]  # ls's own
+
+
+def test_a_program_can_run_others_but_gains_nothing(box: Sandbox) -> None:
+    outcome = box.exec(sh("cat /proc/self/status; id -u"))
+    fields = dict(
+        line.split(":\t", 1) for line in outcome.stdout.decode().splitlines() if ":\t" in line
+    )
+    assert outcome.stdout.endswith(b"1000\n")
+    assert fields["NoNewPrivs"] == "1"
+    assert {fields[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert fields["Seccomp_filters"] == str(outcome.isolation.worker["seccomp_filters"])
+
+
+def test_functions_and_programs_share_the_writable_places(box: Sandbox) -> None:
+    def write() -> None:
+        with open("/work/shared", "w") as file:
+            file.write("from python")
+
+    box.run(write)
+    assert box.exec(["cat", "shared"]).stdout == b"from python"
+
+
+def test_a_mounted_program_runs(make_sandbox: Make, tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\necho mounted\n")
+    (tmp_path / "tool").chmod(0o755)
+    tmp_path.chmod(0o755)
+    with make_sandbox(SMALL, policy="program", mounts=[Mount(tmp_path, "/opt/tools")]) as sandbox:
+        assert sandbox.exec(["/opt/tools/tool"]).stdout == b"mounted\n"
+
+
+# --- input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, 3_000_000])
+def test_input_arrives_whole(box: Sandbox, size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    (tmp_path / "input").write_bytes(data)
+    count = f"{size}\n".encode()
+    for stdin in (
+        data,
+        bytearray(data),
+        tmp_path / "input",
+        str(tmp_path / "input"),
+        io.BytesIO(data),
+    ):
+        assert box.exec(["wc", "-c"], stdin=stdin).stdout == count
+    with open(tmp_path / "input", "rb") as file:
+        file.read(min(size, 10))  # its own position counts
+        assert box.exec(["wc", "-c"], stdin=file).stdout == f"{max(size - 10, 0)}\n".encode()
+
+
+def test_input_is_empty_if_not_given(box: Sandbox) -> None:
+    assert box.exec(["wc", "-c"]).stdout == b"0\n"
+
+
+def test_input_comes_from_a_pipe_as_it_is_written(box: Sandbox) -> None:
+    reader, writer = os.pipe()
+    pieces: list[bytes] = []
+
+    def answer(piece: bytes) -> None:
+        pieces.append(piece)
+        if len(pieces) == 1:
+            os.write(writer, b"second\n")
+        else:
+            os.close(writer)
+
+    os.write(writer, b"first\n")
+    with open(reader, "rb", buffering=0) as stream:
+        outcome = box.exec(["cat"], stdin=stream, stdout=answer)
+    assert (outcome.status, b"".join(pieces)) == ("ok", b"first\nsecond\n")
+
+
+@pytest.mark.parametrize("default", [False, True], ids=["ignored", "default"])
+def test_a_program_that_does_not_read_does_no_harm(box: Sandbox, default: bool) -> None:
+    """Also where the application has SIGPIPE at its default: a pipe cannot be asked not to send it."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if default else signal.SIG_IGN)
+    try:
+        assert (
+            box.exec(sh("exec 0<&-; sleep 0.1; echo done"), stdin=bytes(1 << 20)).stdout
+            == b"done\n"
+        )
+        assert box.exec(["true"], stdin=bytes(1 << 20)).ok
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def test_a_source_that_never_ends_stops_with_the_program(box: Sandbox) -> None:
+    reader, writer = os.pipe()
+    try:
+        with open(reader, "rb", buffering=0) as stream:
+            assert box.exec(sh("sleep 0.1"), stdin=stream).ok
+    finally:
+        os.close(writer)
+
+
+def test_a_stream_of_text_is_refused(box: Sandbox) -> None:
+    with pytest.raises(TypeError, match="stdin: the stream gave str"):
+        box.exec(["cat"], stdin=io.StringIO("text"))  # type: ignore[arg-type]
+    assert box.exec(["true"]).ok
+
+
+# --- output as it comes -----------------------------------------------------------------------------
+
+
+def test_output_goes_to_a_callable_as_it_comes(box: Sandbox) -> None:
+    seen: list[tuple[str, bytes]] = []
+    outcome = box.exec(
+        sh("echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three"),
+        stdout=lambda data: seen.append(("out", data)),
+        stderr=lambda data: seen.append(("err", data)),
+    )
+    assert seen == [("out", b"one\n"), ("err", b"two\n"), ("out", b"three\n")]
+    assert outcome.stdout == b"one\nthree\n"
+
+
+def test_output_goes_to_a_file(box: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    target.write_text("what was there before")
+    outcome = box.exec(sh("head -c 50000 /dev/zero"), stdout=target)
+    assert target.read_bytes() == bytes(50000)
+    assert outcome.ok
+
+
+def test_what_a_consumer_raises_ends_the_program(box: Sandbox) -> None:
+    def refuse(_: bytes) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        box.exec(sh("echo x; sleep 1000"), stdout=refuse)
+    assert box.exec(["true"]).ok
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def test_files_are_placed_and_brought_back(box: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "on-host").write_bytes(b"path")
+    outcome = box.exec(
+        sh("mkdir -p out && cat in/bytes in/path in/stream > out/all && chmod 0 in/bytes"),
+        files={
+            "in/bytes": b"bytes ",
+            "in/path": tmp_path / "on-host",
+            "in/stream": io.BytesIO(b" stream"),
+        },
+        collect=["out/*", "in/stream"],
+    )
+    assert outcome.files == {"out/all": b"bytes path stream", "in/stream": b" stream"}
+    assert outcome.refused == {}
+
+
+def test_files_are_brought_back_whatever_the_end(box: Sandbox) -> None:
+    for end in ("exit 3", "kill -SEGV $$", "while :; do echo 0123456789; done"):
+        outcome = box.exec(sh(f"echo kept > kept; {end}"), collect=["kept"])
+        assert outcome.status != "ok"
+        assert outcome.files == {"kept": b"kept\n"}
+
+
+def test_a_placed_file_replaces_what_an_earlier_call_left(box: Sandbox) -> None:
+    box.exec(sh("rm -rf name; ln -s /work/elsewhere name; ln -s /tmp folder"))
+    outcome = box.exec(["cat", "name"], files={"name": b"new"}, collect=["name", "elsewhere"])
+    assert outcome.stdout == b"new"
+    assert outcome.files == {"name": b"new"}
+    with pytest.raises(ProgramError, match="folder/x"):
+        box.exec(["true"], files={"folder/x": b"through a link"})
+
+
+def test_what_a_guest_made_of_its_outputs_is_refused_with_reasons(box: Sandbox) -> None:
+    text = (
+        "rm -rf o; mkdir o; cd o; echo good > good; ln -s /etc/passwd link; ln good second; "
+        "echo x > third; ln -s /proc/self/root root; truncate -s 1000000000000 sparse; mkdir -p d/e"
+    )
+    outcome = box.exec(sh(text), collect=["o/**"])
+    assert outcome.files == {"o/third": b"x\n", "o/sparse": b""}  # no file may have a terabyte
+    assert set(outcome.refused) == {"o/good", "o/second", "o/link", "o/root"}
+
+
+def test_a_writer_that_is_left_behind_does_not_write_while_files_are_read(box: Sandbox) -> None:
+    """Swapped while collected: every process of the call is dead by then. 20 times."""
+    swap = (
+        "rm -rf s; mkdir s; echo real > s/file; "
+        "(while :; do mv s/file s/other; ln -s /etc/passwd s/file; rm s/file; mv s/other s/file; done)"
+        " > /dev/null 2>&1 & sleep 0.02"
+    )
+    for _ in range(20):
+        outcome = box.exec(sh(swap), collect=["s/*"])
+        assert outcome.ok
+        assert set(outcome.files.values()) <= {b"real\n"}
+
+
+def test_a_program_is_executable_by_its_beginning_or_its_mode(box: Sandbox, tmp_path: Path) -> None:
+    script = b"#!/bin/sh\necho ran\n"
+    assert box.exec(["./script"], files={"script": script}).stdout == b"ran\n"
+    assert box.exec(["./script"], files={"script": io.BytesIO(script)}).stdout == b"ran\n"
+    path = tmp_path / "script"
+    path.write_bytes(script)
+    with pytest.raises(ProgramError, match="x bit"):
+        box.exec(["./script"], files={"script": path})
+    path.chmod(0o755)
+    assert box.exec(["./script"], files={"script": path}).stdout == b"ran\n"
+
+
+# --- what cannot be started -------------------------------------------------------------------------
+
+STARTS: list[tuple[list[str], dict[str, Any], str]] = [
+    (["no-such-program"], {}, "no program 'no-such-program' in the guest's PATH"),
+    (["/no/such"], {}, "no program '/no/such';"),
+    (["/etc/passwd"], {}, "may not be executed"),
+    (["/work"], {}, "may not be executed"),
+    (["./x"], {"files": {"x": b"#!/no/such/interpreter\n"}}, "the interpreter or loader"),
+    (["./x"], {"files": {"x": b"\x7fELF of another world"}}, "no program for this machine"),
+    (["./x"], {"files": {"x": b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xf3\x00" + bytes(44)}},
+     "no program for this machine"),
+    (["true"], {"cwd": "/no/such"}, "cannot start in '/no/such'"),
+    (["true"], {"files": {str(n): b"" for n in range(600)}}, "No space left"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "options", "text"), STARTS, ids=lambda v: str(v)[:30])
+def test_what_cannot_be_started_says_why_and_leaves_nothing(
+    make_sandbox: Make, argv: list[str], options: dict[str, Any], text: str
+) -> None:
+    with make_sandbox(SMALL, policy="program") as sandbox:
+        with pytest.raises(ProgramError) as caught:
+            sandbox.exec(argv, **options)
+        assert text in str(caught.value)
+        assert caught.value.outcome is not None
+        assert sandbox.exec(["ls", "-A"]).stdout == b""
+
+
+def test_a_program_cannot_claim_that_it_was_not_started(box: Sandbox) -> None:
+    """Its channel closed with the exec: the same exit status is its own."""
+    outcome = box.exec(sh("echo x >&3; exit 127"))
+    assert (outcome.status, outcome.exit_code) == ("nonzero_exit", 127)
+
+
+BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    ([], {}, ValueError, "argv"),
+    ("ls", {}, TypeError, "argv"),
+    ([b"ls"], {}, TypeError, r"argv\[0\]"),
+    ([""], {}, ValueError, r"argv\[0\]"),
+    (["ls", 5], {}, TypeError, r"argv\[1\]"),
+    (["ls", "a\0b"], {}, ValueError, "NUL"),
+    (["ls", "x" * 200_000], {}, ValueError, "argv"),
+    (["ls"], {"cwd": 5}, TypeError, "cwd"),
+    (["ls"], {"cwd": "a\0"}, ValueError, "cwd"),
+    (["ls"], {"env": {"A=": "1"}}, ValueError, "env"),
+    (["ls"], {"stdin": 5}, TypeError, "stdin"),
+    (["ls"], {"stdin": "/no/such/file"}, ValueError, "/no/such/file"),
+    (["ls"], {"stdin": "/dev/null"}, ValueError, "not a regular file"),
+    (["ls"], {"stdout": 5}, TypeError, "stdout"),
+    (["ls"], {"files": ["a"]}, TypeError, "files"),
+    (["ls"], {"files": {"/a": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"../a": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"a/../b": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"a//b": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"a\0": b""}}, ValueError, "files"),
+    (["ls"], {"files": {5: b""}}, TypeError, "files"),
+    (["ls"], {"files": {"x" * 256: b""}}, ValueError, "255"),
+    (["ls"], {"files": {"a": b"", "a/b": b""}}, ValueError, "folder"),
+    (["ls"], {"files": {"a": "/no/such"}}, ValueError, "/no/such"),
+    (["ls"], {"files": {"a": 5}}, TypeError, "files"),
+    (["ls"], {"files": {"a": bytes(5 << 20)}}, ValueError, "Limits.disk"),
+    (["ls"], {"files": {str(n): b"" for n in range(5000)}}, ValueError, "4096"),
+    (["ls"], {"collect": "*.txt"}, TypeError, "collect"),
+    (["ls"], {"collect": ["../*"]}, ValueError, "collect"),
+]
+
+
+@pytest.mark.parametrize(("argv", "options", "kind", "text"), BAD, ids=lambda v: str(v)[:30])
+def test_bad_arguments_are_refused_by_name(
+    box: Sandbox, argv: Any, options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(kind, match=text):
+        box.exec(argv, **options)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("policy", ["base", "python", "compute"])
+def test_a_policy_without_programs_says_which_has_them(make_sandbox: Make, policy: str) -> None:
+    with (
+        make_sandbox(policy=policy) as sandbox,
+        pytest.raises(ValueError, match='policy="program"'),
+    ):
+        sandbox.exec(["true"])
+
+
+def test_exec_needs_an_open_sandbox(make_sandbox: Make) -> None:
+    sandbox = make_sandbox(policy="program")
+    with pytest.raises(ClosedError):
+        sandbox.exec(["true"])
+
+
+# --- nothing left -----------------------------------------------------------------------------------
+
+
+def test_no_descriptor_is_left_of_many_programs(box: Sandbox, tmp_path: Path) -> None:
+    def run() -> None:
+        box.exec(["cat"], stdin=b"x", files={"f": b"x"}, collect=["*"], stdout=tmp_path / "out")
+        with pytest.raises(ProgramError):
+            box.exec(["nope"], stdin=tmp_path / "out")
+
+    run()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        run()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_closing_in_another_thread_ends_a_program(make_sandbox: Make) -> None:
+    started = threading.Event()
+    with make_sandbox(Limits(wall_time=60), policy="program") as sandbox:
+
+        def close() -> None:
+            started.wait(30)
+            sandbox.close()
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        outcome = sandbox.exec(sh("echo x; sleep 1000"), stdout=lambda _: started.set())
+        closer.join()
+    assert outcome.status == "cancelled"

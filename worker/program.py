@@ -1,0 +1,112 @@
+"""Become the program that the host named. Runs in the confined worker with the guest's rights,
+before guest code: what it reads comes from the trusted host, where it writes an earlier call may
+have been.
+
+Descriptors 3 and up close on exec, so that what the host hears here no program can have said.
+"""
+
+from __future__ import annotations
+
+import _signal
+import errno
+import os
+
+from . import confine, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_PIECE = 1 << 20
+_UNSTARTED = 127
+
+
+def become(channel: int, number: int, body: dict[str, Any]) -> NoReturn:
+    """Place the files, then exec; or say why not, take the files back, and end."""
+    placed: list[bytes] = []
+    step = "files"
+    try:
+        _place(body["files"], placed)
+        step = "cwd"
+        os.chdir(body["cwd"])
+        step = "program"
+        _take_default_signals()
+        os.execvpe(body["argv"][0], body["argv"], body["environment"])  # noqa: S606
+    except OSError as error:
+        path = body["cwd"]
+        if step == "files":
+            path = body["files"][len(placed)][0] if body["files"] else b""
+        elif step == "program":
+            path, step = body["argv"][0], _why(body, error)
+        for name in reversed(placed):
+            os.unlink(b"/work/" + name)
+        texts = [str(error.errno), path.decode("utf-8", "backslashreplace"), step]
+        os.write(channel, wire.encode("unstarted", number, texts))
+    finally:
+        os._exit(_UNSTARTED)
+
+
+def _why(body: dict[str, Any], error: OSError) -> str:
+    """ENOENT for a program that is there means the interpreter that it names."""
+    name: bytes = body["argv"][0]
+    if error.errno == errno.ENOENT and b"/" in name and os.path.exists(name):
+        return "interpreter"
+    return "program"
+
+
+def _take_default_signals() -> None:
+    # exec keeps what is ignored: programs expect SIGPIPE to end them.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+
+
+def _place(files: list[tuple[bytes, int, int]], placed: list[bytes]) -> None:
+    """Each file below /work, in the order in which their bytes lie in the memory from the host."""
+    if not files:
+        return
+    work = os.open(b"/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    offset = 0
+    for name, mode, size in files:
+        *folders, last = name.split(b"/")
+        here = _enter(work, folders)
+        try:
+            _write(here, last, mode, offset, size)
+        finally:
+            os.close(here)
+        placed.append(name)
+        offset += size
+    os.close(work)
+
+
+def _enter(work: int, folders: list[bytes]) -> int:
+    """The folder, made where it is missing; no link is followed."""
+    here = os.dup(work)
+    for folder in folders:
+        try:
+            os.mkdir(folder, 0o755, dir_fd=here)
+        except FileExistsError:
+            pass
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        below = os.open(folder, flags, dir_fd=here)
+        os.close(here)
+        here = below
+    return here
+
+
+def _write(here: int, name: bytes, mode: int, offset: int, size: int) -> None:
+    try:
+        os.unlink(name, dir_fd=here)  # what an earlier call left, a link perhaps
+    except FileNotFoundError:
+        pass
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    file = os.open(name, flags, mode, dir_fd=here)
+    try:
+        while size:
+            data = os.pread(confine.STORE, min(size, _PIECE), offset)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(file, view) :]
+            offset += len(data)
+            size -= len(data)
+    finally:
+        os.close(file)
