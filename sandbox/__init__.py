@@ -41,6 +41,7 @@ from ._models import (
     Violation,
 )
 from ._policy import Policy
+from ._process import Process
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PolicyViolation",
+    "Process",
     "ProcessLimitExceeded",
     "ProgramError",
     "ResultError",

@@ -18,7 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "doctor", help="what this host offers, what is missing, and the command that mends it"
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    from . import _run
+
+    _run.add_parser(commands)
     options = parser.parse_args(argv)
+    if options.command == "run":
+        return _run.run(options)
     from ._doctor import report
 
     return report(as_json=options.json)

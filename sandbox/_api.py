@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 from . import _program, _transfer
 from ._blueprint import DRAWINGS, root_for
@@ -20,9 +23,11 @@ from ._models import Limits, Mount, Outcome
 from ._packages import own_packages, place
 from ._policy import Policy
 from ._policy_file import load_policy
+from ._process import Process
 from ._raising import exception_for
 from ._runtime import RUNTIME
-from ._supervisor import supervise
+from ._streams import make_streams
+from ._supervisor import begin, supervise
 from ._task import Task, function_task, program_task
 from ._visible import Visible
 
@@ -78,6 +83,7 @@ class Sandbox:
         allow_missing: Collection[str] = (),
     ) -> None:
         self._jail: Jail | None = None
+        self._process: weakref.ref[Process] | None = None
         self._state = "new"
         check_platform()
         if limits is not None and not isinstance(limits, Limits):
@@ -202,29 +208,105 @@ class Sandbox:
             TypeError, ValueError: bad arguments, before anything is created.
             ClosedError, InternalError, SetupError, Unsupported: as `run`.
         """
-        program = _program.Program(
-            argv=_program.checked_argv(argv),
-            environment=self._environment | _checked_environment(env or {}),
-            cwd=_program.checked_cwd(cwd),
-            files=_program.checked_files(files or {}),
+        program = self._program(argv, files, collect, cwd, env)
+        program = replace(
+            program,
             stdin=_program.checked_stdin(stdin),
-            collect=Patterns(collect),
             stdout=_program.checked_sink("stdout", stdout),
             stderr=_program.checked_sink("stderr", stderr),
         )
+        self._check_open()
+        with program_task(program, self._limits) as task:
+            return self._supervise(task)
+
+    def popen(
+        self,
+        argv: Sequence[_program.StrPath],
+        *,
+        stdin: IO[bytes] | None = None,
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | bool | None = None,
+        files: Mapping[str, _program.Content] | None = None,
+        collect: Sequence[str] = (),
+        cwd: _program.StrPath | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a program and return at once: a `Process` to talk to. Until it has ended the
+        sandbox serves no other call. Limits hold as with `exec`, but for `Limits.output`: what is
+        read from a pipe is the caller's to bound.
+
+        Args:
+            stdin, stdout: not given, pipes whose other ends are the handle's. Or an end of a pipe,
+                another handle's stream for example: two programs, in two sandboxes, are joined by
+                ``popen(..., stdin=other.stdout)`` without a byte passing the host. A stream that is
+                given is closed here.
+            stderr: not given, it is in the outcome; True, a pipe; or an end of one.
+            argv, files, collect, cwd, env: as `exec`.
+
+        Raises:
+            TypeError, ValueError, ClosedError, InternalError, SetupError, Unsupported: as `exec`.
+                That a program cannot be started is said by `Process.wait`.
+        """
+        program = self._program(argv, files, collect, cwd, env)
+        self._check_open()
+        with ExitStack() as at_end, ExitStack() as if_it_fails:
+            self._acquire()
+            at_end.callback(self._lock.release)
+            streams, pipes = make_streams(stdin, stdout, stderr)
+            if_it_fails.callback(pipes.close)
+            with closing(streams):
+                task = at_end.enter_context(program_task(program, self._limits, streams))
+                jail, number = self._usable_jail(), self._next_number()
+                call = begin(jail, number, self._limits, task)
+            process = Process(program.argv, pipes)
+            process._start(call, RUNTIME.poller, at_end.pop_all())
+            self._process = weakref.ref(process)
+            if_it_fails.pop_all()
+        return process
+
+    def _program(
+        self,
+        argv: Sequence[_program.StrPath],
+        files: Mapping[str, _program.Content] | None,
+        collect: Sequence[str],
+        cwd: _program.StrPath | None,
+        env: Mapping[str, str] | None,
+    ) -> _program.Program:
         if self._policy.answer("execve") != "allow":
             raise ValueError(
                 f"the policy {self._policy.name!r} runs no programs; use "
                 'Sandbox(policy="program"), or one of your own that extends it'
             )
-        self._check_open()
-        with program_task(program, self._limits) as task:
-            return self._supervise(task)
+        return _program.Program(
+            argv=_program.checked_argv(argv),
+            environment=self._environment | _checked_environment(env or {}),
+            cwd=_program.checked_cwd(cwd),
+            files=_program.checked_files(files or {}),
+            collect=Patterns(collect),
+        )
 
     def _supervise(self, task: Task) -> Outcome:
-        with self._lock:
-            self._check_open()
+        self._acquire()
+        try:
             return supervise(self._usable_jail(), self._next_number(), self._limits, task)
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        """The turn of this call. A program that `popen` started is not waited for: who should end
+        it may be this very thread."""
+        self._check_open()
+        process = None if self._process is None else self._process()
+        if process is not None and process.ended is None:
+            raise ClosedError(
+                f"{process!r} has this sandbox until it ends; wait for it, or open another one"
+            )
+        self._lock.acquire()
+        try:
+            self._check_open()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and

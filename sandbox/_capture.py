@@ -13,7 +13,7 @@ class Capture:
     """Drains one pipe without blocking.
 
     Args:
-        descriptor: the read end, non-blocking; owned and closed here.
+        descriptor: the read end, non-blocking; owned and closed here. -1: nothing is captured.
         keep: bytes kept, half from the head and half from the tail.
         sink: gets every piece as it comes, on the supervising thread; what it raises ends the call.
     """
@@ -24,7 +24,7 @@ class Capture:
         self.descriptor = descriptor
         self._sink = sink
         self.total = 0
-        self.open = True
+        self.open = descriptor >= 0
         self._half = max(1, keep // 2)
         self._head = bytearray()
         self._tail = bytearray()

@@ -17,11 +17,13 @@ from typing import Any
 from . import _channel, _values, _wire
 from ._capture import Capture
 from ._models import Limits
+from ._streams import Streams
 from ._task import Task
 
 _UCRED = struct.Struct("3i")
 _READ = 1 << 16
 _KEEP_UNLIMITED = 1 << 20
+_CAPTURED = Streams()
 
 
 class Channels:
@@ -51,14 +53,16 @@ class Channels:
             self._store = _new_store(self._most, made) if task.memory < 0 else os.dup(task.memory)
             made += [] if task.memory < 0 else [self._store]
             made.append(os.dup(self._store))
-            self.stdout, stdout = _capture(keep, task.stdout, made)
-            self.stderr, stderr = _capture(keep, task.stderr, made)
+            given = task.streams or _CAPTURED
+            self.stdout, stdout = _capture(keep, task.stdout, given.stdout, made)
+            self.stderr, stderr = _capture(keep, task.stderr, given.stderr, made)
+            stdin = [] if given.stdin < 0 else [os.dup(given.stdin)]
         except BaseException:
             _channel.close_all(made)
             raise
-        self._theirs = [worker_end.detach(), made[1], stdout, stderr]
         if task.feed is not None:
-            self._theirs.append(task.feed.hand_over())
+            stdin = [task.feed.hand_over()]
+        self._theirs = [worker_end.detach(), made[1], stdout, stderr, *stdin]
 
     @property
     def theirs(self) -> list[int]:
@@ -182,8 +186,11 @@ class Channels:
 
 
 def _capture(
-    keep: int, sink: Callable[[bytes], object] | None, made: list[int]
+    keep: int, sink: Callable[[bytes], object] | None, given: int, made: list[int]
 ) -> tuple[Capture, int]:
+    if given >= 0:
+        made.append(os.dup(given))
+        return Capture(-1, keep), made[-1]
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     made += (read_end, write_end)
     os.set_blocking(read_end, False)

@@ -43,7 +43,7 @@ class Jail:
         self.launcher = launcher
         self.group = group
         self.lease = lease
-        self.broken = self.cancelled = self._prepared = False
+        self.broken = self.cancelled = False
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
         self._outside = (self.uid, self.uid if lease else os.getegid())
@@ -113,26 +113,12 @@ class Jail:
         try:
             _channel.send(self.control, message, descriptors)
         except _channel.ChannelLost as lost:
-            raise self._last_words() or InternalError(f"the jail's init is gone: {lost}") from None
-
-    def _last_words(self) -> SandboxError | None:
-        """What a dead init's worker said of a step that failed before it had a call."""
-        try:
-            message, received = _channel.receive(self.control)
-        except (_channel.ChannelLost, OSError):
-            return None
-        _channel.close_all(received)
-        if message[0] == "failed" and len(message) == 4:
-            return _failure(message[1], message[2], message[3])
-        return None
+            raise InternalError(f"the jail's init is gone: {lost}") from None
 
     def call(self, number: int, descriptors: Sequence[int], task: Task) -> None:
-        """Hand a call to the worker that waits for it. The first that needs cloudpickle has init
-        import it, and fork another worker, before."""
-        if task.needs_cloudpickle and not self._prepared:
-            self._send(["prepare"])
-            self._prepared = True
-        self._send(["call", number, task.feed is not None], descriptors)
+        """Ask init to fork a worker."""
+        options = {"cloudpickle": task.needs_cloudpickle, "stdin": task.has_stdin}
+        self._send(["call", number, options], descriptors)
 
     @property
     def usable(self) -> bool:

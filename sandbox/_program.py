@@ -43,10 +43,10 @@ class Program:
     environment: Mapping[str, str]
     cwd: str
     files: Mapping[str, Content]
-    stdin: Content | None
     collect: Patterns
-    stdout: Sink
-    stderr: Sink
+    stdin: Content | None = None
+    stdout: Sink = None
+    stderr: Sink = None
 
 
 def checked_argv(argv: Sequence[StrPath]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from ._cgroup import Groups
 from ._errors import Unsupported
 from ._ids import IdLease
 from ._launcher import Launcher, Launchers, Profile
+from ._poller import Poller
 from ._reaper import Reaper
 
 
@@ -28,6 +29,7 @@ class Runtime:
         self._lease: IdLease | None = None
         self.launchers = Launchers()
         self.reaper = Reaper()
+        self.poller = Poller()
 
     def groups(self) -> Groups:
         """This process's control groups. Raises Unsupported."""
@@ -73,6 +75,7 @@ class Runtime:
     def after_fork(self) -> None:
         """In a forked child everything is the parent's: drop our copies of the descriptors."""
         _forks.forget_all()
+        self.poller.forget()
         self.launchers.after_fork()
         if self._groups is not None:
             self._groups.forget()

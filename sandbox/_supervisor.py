@@ -56,6 +56,7 @@ class Supervisor:
         self._started = self._ended = 0.0
         self._pidfd = -1
         self._listening = True
+        self._asked = False
         self._worker: dict[str, Any] = {}
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
@@ -69,6 +70,7 @@ class Supervisor:
         descriptors = [*self._channels.theirs, *procs]
         try:
             self._jail.call(self._number, descriptors, self._task)
+            self._asked = True
         except SandboxError as error:
             self._fail(str(error))
             self._finish()
@@ -200,8 +202,10 @@ class Supervisor:
             self._fail(f"the worker could not be inspected: {error}")
         if self.facts.fault is not None:
             self._kill("fault")
-            return
-        self._start()
+        elif "cancel" in self.facts.killed:
+            self._kill("cancel")
+        else:
+            self._start()
 
     def _start(self) -> None:
         self._started = time.monotonic()
@@ -254,6 +258,8 @@ class Supervisor:
             self.facts.killed.append(reason)
         if self._killed_at is not None:
             return
+        if reason == "cancel" and self._asked and self._pidfd < 0:
+            return  # `_meet_worker` ends it: to kill the jail instead would cost its files
         self._killed_at = time.monotonic()
         if self._pidfd < 0:
             self._give_up(self.facts.fault or "")
@@ -326,11 +332,15 @@ class Supervisor:
         self._channels.forget()
         self._close_pidfd()
 
-    def in_order(self, ready: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """What is ready, the control socket last: what else was there belongs to the call that it
-        ends."""
+    def advance(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Poll said so of `interests`, or the deadline came. The control socket comes last: what
+        else was there belongs to the call that it ends."""
         last = self._jail.control.fileno()
-        return sorted(ready, key=lambda found: found[0] == last)
+        for descriptor, events in sorted(ready, key=lambda found: found[0] == last):
+            if not self.done:
+                self.on_event(descriptor, events)
+        if not self.done:
+            self.on_time()
 
 
 def drive(call: Supervisor) -> None:
@@ -341,11 +351,24 @@ def drive(call: Supervisor) -> None:
             poll.register(descriptor, events)
         deadline = call.deadline()
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        for descriptor, events in call.in_order(poll.poll(timeout)):
-            if not call.done:
-                call.on_event(descriptor, events)
-        if not call.done:
-            call.on_time()
+        call.advance(poll.poll(timeout))
+
+
+def begin(jail: Jail, number: int, limits: Limits, task: Task) -> Supervisor:
+    """A call that has begun, for somebody else to drive and conclude."""
+    try:
+        call = Supervisor(jail, number, limits, task)
+    except BaseException:
+        jail.kill()
+        raise
+    try:
+        call.begin()
+    except BaseException:
+        jail.kill()
+        call.abandon()
+        call.release()
+        raise
+    return call
 
 
 def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
@@ -367,10 +390,20 @@ def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
         if not call.done:  # interrupted twice
             jail.kill()
             call.abandon()
-        try:
-            outcome = outcome_of(call.finished())
-        finally:
-            call.release()
+        outcome = conclude(call)
+    return outcome
+
+
+def conclude(call: Supervisor) -> Outcome:
+    """The outcome of a call that is done, whose resources are given back.
+
+    Raises:
+        ProgramError: the program was not started.
+    """
+    try:
+        outcome = outcome_of(call.finished())
+    finally:
+        call.release()
     if outcome.status == "nonzero_exit" and call.unstarted is not None:
         error = ProgramError(*call.unstarted)
         error.outcome = outcome

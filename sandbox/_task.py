@@ -11,6 +11,7 @@ from ._collect import Patterns
 from ._feed import Feed
 from ._models import Limits
 from ._program import Parcel, Program, Sink
+from ._streams import Streams
 from ._transfer import Cargo
 
 _Consumer = Callable[[bytes], object] | None
@@ -26,6 +27,7 @@ class Task:
         needs_cloudpickle: whether init has to import it first.
         memory: a descriptor of a program's files; -1 for a function, whose result gets memory.
         feed: a program's standard input; a function's is empty.
+        streams: given to the program instead of what the host feeds and captures.
         stdout, stderr: who gets the output as it comes.
         collect: files wanted back.
     """
@@ -35,9 +37,15 @@ class Task:
     needs_cloudpickle: bool = False
     memory: int = -1
     feed: Feed | None = None
+    streams: Streams | None = None
     stdout: _Consumer = None
     stderr: _Consumer = None
     collect: Patterns | None = None
+
+    @property
+    def has_stdin(self) -> bool:
+        """Whether a descriptor for the standard input goes along."""
+        return self.feed is not None or self.streams is not None
 
 
 def function_task(cargo: Cargo, limits: Limits) -> Task:
@@ -47,13 +55,17 @@ def function_task(cargo: Cargo, limits: Limits) -> Task:
 
 
 @contextmanager
-def program_task(program: Program, limits: Limits) -> Iterator[Task]:
+def program_task(
+    program: Program, limits: Limits, streams: Streams | None = None
+) -> Iterator[Task]:
     """The run of a program, for as long as the context lasts. Raises ValueError, OSError."""
     with ExitStack() as stack:
         parcel = Parcel(program.files, limits)
         stack.callback(parcel.close)
-        feed = Feed(program.stdin)
-        stack.callback(feed.close)
+        feed = None
+        if streams is None:
+            feed = Feed(program.stdin)
+            stack.callback(feed.close)
         body = {
             "argv": [os.fsencode(word) for word in program.argv],
             "environment": {
@@ -67,6 +79,7 @@ def program_task(program: Program, limits: Limits) -> Iterator[Task]:
             body,
             memory=parcel.descriptor,
             feed=feed,
+            streams=streams,
             stdout=_consumer(program.stdout, stack),
             stderr=_consumer(program.stderr, stack),
             collect=program.collect or None,

@@ -26,7 +26,6 @@ from .kernel import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 # Where a worker finds its result channel and the memory for a large result, or the files of a
@@ -64,15 +63,14 @@ class Jail:
 
 
 class Call:
-    """What a worker works on. `receive` waits for the call: its number, whether a standard input
-    comes with it, and its descriptors."""
+    """What a worker works on; the descriptors came with the call."""
 
-    def __init__(self, jail: Jail, receive: Callable[[], tuple[int, bool, list[int]]]) -> None:
+    def __init__(self, jail: Jail, number: int, has_stdin: bool, descriptors: list[int]) -> None:
         self.jail = jail
-        self.receive = receive
-        self.number = 0
-        self.result = self.store = self.stdout = self.stderr = self.stdin = -1
-        self.procs: list[int] = []
+        self.number = number
+        self.result, self.store, self.stdout, self.stderr, *rest = descriptors
+        self.stdin = rest.pop(0) if has_stdin else -1
+        self.procs = rest
 
 
 def confine_jail(jail: Jail) -> None:
@@ -116,12 +114,11 @@ def seal_jail(jail: Jail) -> None:
 def confine_worker(call: Call) -> None:
     """worker: from a copy of init to guest code's place, in order."""
     for step in (
+        join_call_group,
         start_session,
+        take_streams,
         deny_writable_code,
         enter_landlock,
-        await_call,
-        join_call_group,
-        take_streams,
         close_everything_else,
         load_last_filter,
     ):
@@ -312,26 +309,6 @@ def set_environment(jail: Jail) -> None:
 # --- worker -------------------------------------------------------------------------------------
 
 
-def deny_writable_code(call: Call) -> None:
-    """Irrevocable across exec, so it is the worker's by policy, not init's."""
-    if call.jail.wants("mdwe"):
-        process.deny_writable_code()
-
-
-def enter_landlock(call: Call) -> None:
-    """A domain of the worker's own: init is outside it, so that signals to init are refused."""
-    if call.jail.ruleset >= 0:
-        landlock.restrict(call.jail.ruleset)
-
-
-def await_call(call: Call) -> None:
-    """Until here a worker is forked ahead, with what it can do without a call's own descriptors."""
-    call.number, with_stdin, received = call.receive()
-    call.result, call.store, call.stdout, call.stderr, *rest = received
-    call.stdin = rest.pop(0) if with_stdin else -1
-    call.procs = rest
-
-
 def join_call_group(call: Call) -> None:
     """From here on memory and CPU time are the call's."""
     _join(call.procs)
@@ -346,6 +323,18 @@ def take_streams(call: Call) -> None:
     os.dup2(call.stderr, 2)
     os.dup2(call.result, RESULT, inheritable=False)
     os.dup2(call.store, STORE, inheritable=False)
+
+
+def deny_writable_code(call: Call) -> None:
+    """Irrevocable across exec, so it is the worker's by policy, not init's."""
+    if call.jail.wants("mdwe"):
+        process.deny_writable_code()
+
+
+def enter_landlock(call: Call) -> None:
+    """A domain of the worker's own: init is outside it, so that signals to init are refused."""
+    if call.jail.ruleset >= 0:
+        landlock.restrict(call.jail.ruleset)
 
 
 def close_everything_else(call: Call) -> None:

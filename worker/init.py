@@ -1,9 +1,7 @@
 """pid 1 of a jail: our own code, confined, forks one worker per call and reaps.
 
-The worker is forked ahead of its call, when every process of the call before is dead, and waits for
-it at the control socket. init only waits for the worker, so that the two never read at once. init
-shares its user id with the guest, so the host believes its messages only within narrow bounds, and
-keeps the means of killing for itself.
+It holds the control socket and reads only from it. It shares its user id with the guest, so the
+host believes its messages only within narrow bounds, and keeps the means of killing for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import _signal
 import _socket
 import os
-import select
 import sys
 
 from . import channel, runner
@@ -20,10 +17,6 @@ from .confine import Call, Jail, StepFailed, confine_jail, confine_worker, seal_
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_NOTE_BYTES = 8
-# Noted instead of a call's number, which are from 1 on: init shall import cloudpickle.
-_PREPARE = 0
 
 # The folder inside, on the read-only root, that holds cloudpickle; set by the launcher.
 late_imports = ""
@@ -62,58 +55,25 @@ def _confine(jail: Jail, control: _socket.socket) -> _socket.socket:
 
 
 def _serve(jail: Jail, control: _socket.socket) -> None:
-    # By this pipe a worker says what it took from the socket; closed in it before guest code.
-    noted, note = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    calls = 0
     while True:
-        if calls == 1:
-            # Most jails serve one call: for these the second worker would be forked to be killed.
-            _wait_for_message(control)
+        (_, number, options), descriptors = channel.receive(control)
+        if options["cloudpickle"]:
+            _import_cloudpickle()
         worker = os.fork()
         if worker == 0:
-            _work(jail, control, note)
-        ending = _wait(worker)
-        number = _read_note(noted)
-        if number is None:
-            return
-        if number == _PREPARE:
-            _import_cloudpickle()
-        else:
-            channel.send(control, ["ended", number, *ending])
-            calls += 1
+            _work(Call(jail, number, options["stdin"], descriptors))
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.send(control, ["ended", number, *_wait(worker)])
 
 
-def _wait_for_message(control: _socket.socket) -> None:
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.poll()
-
-
-def _read_note(noted: int) -> int | None:
-    """The number of the call that the dead worker had, `_PREPARE`, or None if it had none: the host
-    closed the socket, or the worker was killed while it waited."""
-    try:
-        return int.from_bytes(os.read(noted, _NOTE_BYTES), "big")
-    except BlockingIOError:
-        return None
-
-
-def _work(jail: Jail, control: _socket.socket, note: int) -> None:
+def _work(call: Call) -> None:
     """The life of a worker. Never returns."""
-
-    def receive() -> tuple[int, bool, list[int]]:
-        message, descriptors = channel.receive(control)
-        number, with_stdin = (_PREPARE, False) if message[0] == "prepare" else message[1:]
-        os.write(note, number.to_bytes(_NOTE_BYTES, "big"))
-        if number == _PREPARE:
-            os._exit(0)
-        return number, with_stdin, descriptors
-
     try:
-        call = Call(jail, receive)
         try:
             confine_worker(call)
         except StepFailed as failed:
+            control = _socket.socket(fileno=os.dup(call.jail.control))
             channel.send(control, ["failed", *failed.report])
             os._exit(1)
         runner.main(call.number)

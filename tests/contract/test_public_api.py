@@ -29,6 +29,7 @@ NAMES = [
     "Policy",
     "PolicyError",
     "PolicyViolation",
+    "Process",
     "ProcessLimitExceeded",
     "ProgramError",
     "ResultError",

@@ -104,7 +104,7 @@ def _boot(kernel: catalog.Kernel, folder: Path, options: argparse.Namespace) -> 
         image.make(booted.state / "disk", task.repo, guest.UID if task.as_user else 0)
         ending = machine.run(booted, options.timeout)
         if ending.status is None and not ending.timed_out:
-            sys.stderr.writelines(booted.log.read_text(errors="replace").splitlines(True)[-25:])
+            sys.stderr.writelines(booted.log.read_text(errors="replace").splitlines(True)[-40:])
         elif options.get and ending.status is not None:
             image.take_out(booted.state / "disk", options.get, options.out.resolve())
     user = f"uid {guest.UID}" if task.as_user else "root"

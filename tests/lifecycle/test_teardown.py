@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +14,7 @@ import pytest
 from sandbox import Limits, Sandbox, SetupError, TransferError, Unsupported, _blueprint
 from sandbox._cgroup import Groups
 from sandbox._runtime import RUNTIME
-from tests.lifecycle.traces import (
-    Traces,
-    descendants,
-    expect_no_more_than,
-    settled,
-    traces,
-    until,
-)
+from tests.lifecycle.traces import Traces, descendants, expect_no_more_than, settled, traces
 
 Make = Callable[..., Sandbox]
 SMALL = Limits(memory="64M", wall_time=20, cpu_time=1, processes=8, disk="1M", output=1000)
@@ -33,20 +25,6 @@ FEW = 32
 
 def nothing() -> None:
     return None
-
-
-def waiting(sandbox: Sandbox) -> Traces:
-    """Traces when init has forked the worker that waits for the next call, as it does from the
-    second call on."""
-    jail = sandbox._jail
-    assert jail is not None
-    until(lambda: len(descendants(jail.pid)) == 1, "the next worker")
-    return settled()
-
-
-def counted(found: Traces) -> tuple[Traces, int]:
-    """Traces in which one worker that waits for its call is like another."""
-    return replace(found, children=frozenset()), len(found.children)
 
 
 def leave_processes_behind() -> int:
@@ -156,8 +134,7 @@ def test_no_process_of_a_call_outlives_it(make_sandbox: Make) -> None:
     with make_sandbox(SMALL) as sandbox:
         assert sandbox.run(leave_processes_behind) == 3
         assert sandbox._jail is not None
-        # One that init forked since, and that waits for the next call.
-        assert len(descendants(sandbox._jail.pid)) <= 1
+        assert descendants(sandbox._jail.pid) == {}
         assert sandbox.run(len, os.listdir("/proc")) > 0
 
 
@@ -165,10 +142,10 @@ def test_many_calls_in_one_sandbox_leave_nothing_open(make_sandbox: Make) -> Non
     with make_sandbox(SMALL) as sandbox:
         for guest in (nothing, fail, unfit, crash):
             sandbox.call(guest)
-        before = counted(waiting(sandbox))
+        before = traces()
         for guest in (nothing, fail, unfit, crash) * 10:
             sandbox.call(guest)
-        until(lambda: counted(traces()) == before, "as many processes and all else as before")
+        assert traces() == before
 
 
 def test_nothing_remains_of_a_jail_that_could_not_be_made(
@@ -229,11 +206,10 @@ def test_two_thousand_sandboxes_leave_the_counts_where_they_were(
 @pytest.mark.volume
 def test_two_thousand_calls_leave_the_counts_where_they_were(make_sandbox: Make) -> None:
     with make_sandbox() as sandbox:
-        for _ in range(2):
-            sandbox.run(nothing)
-        before = counted(waiting(sandbox))
+        sandbox.run(nothing)
+        before = settled()
         descriptors = len(os.listdir("/proc/self/fd"))
         for _ in range(2000):
             sandbox.call(nothing)
-        until(lambda: counted(traces()) == before, "as many processes and all else as before")
+        expect_no_more_than(before)
         assert len(os.listdir("/proc/self/fd")) <= descriptors + FEW

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
+from tests.lifecycle.traces import until
 
 Make = Callable[..., Sandbox]
 SMALL = Limits(
@@ -83,7 +84,7 @@ def test_orphans_and_daemons_end_with_the_call(box: Sandbox) -> None:
     daemon = "setsid sh -c 'sleep 1000 & sleep 1000' > /dev/null 2>&1 & echo started"
     outcome = box.exec(sh(daemon))
     assert (outcome.status, outcome.stdout) == ("ok", b"started\n")
-    assert box.exec(sh("ls -d /proc/[0-9]* | wc -l")).stdout.strip() in (b"3", b"4")
+    assert b"sleep" not in box.exec(sh("cat /proc/[0-9]*/comm 2> /dev/null")).stdout
 
 
 def test_output_of_what_is_left_behind_is_neither_lost_nor_invented(box: Sandbox) -> None:
@@ -480,7 +481,8 @@ def test_bad_arguments_are_refused_by_name(
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(kind, match=text):
         box.exec(argv, **options)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Other sandboxes' may still be given back by the reaper's thread.
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before, "as many descriptors as before")
 
 
 @pytest.mark.parametrize("policy", ["base", "python", "compute"])

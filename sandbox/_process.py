@@ -1,0 +1,119 @@
+"""A program that runs while its caller does something else: the handle that `popen` returns."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ._errors import ClosedError, SandboxError
+from ._models import Outcome
+from ._streams import Pipes
+from ._supervisor import Supervisor, conclude
+
+if TYPE_CHECKING:
+    from ._poller import Poller
+
+
+class Process:
+    """A running program. Made by `Sandbox.popen`; as a context manager it is killed on leaving if
+    it still runs. Clocks and caps hold whether anybody waits or not.
+
+    Attributes:
+        argv: what was asked for.
+        stdin: what the program reads is written here (unbuffered; None where a stream was given).
+        stdout, stderr: what it writes is read here (None where a stream was given; stderr is in the
+            outcome unless asked for).
+        ended: when its end was seen, on the monotonic clock; None while it runs. Of two programs
+            that talk to one another this tells who ended first.
+    """
+
+    def __init__(self, argv: tuple[str, ...], pipes: Pipes) -> None:
+        self.argv = argv
+        self._pipes = pipes
+        self.stdin, self.stdout, self.stderr = pipes.stdin, pipes.stdout, pipes.stderr
+        self.ended: float | None = None
+        self._owner = os.getpid()
+        self._over = threading.Event()
+        self._result: Outcome | SandboxError | None = None
+        self._kill: Callable[[], None] | None = None
+
+    def poll(self) -> Outcome | None:
+        """The outcome if it has ended, else None. Raises as `wait`."""
+        return self.wait(0) if self._over.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Wait for its end, at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: it still runs.
+            ProgramError: it could not be started.
+            InternalError, SetupError: as `Sandbox.exec`.
+        """
+        if self._owner != os.getpid():
+            raise ClosedError(f"{self!r} belongs to the process that this one was forked from")
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"{self.argv[0]!r} still runs after {timeout} seconds")
+        if isinstance(self._result, Outcome):
+            return self._result
+        assert self._result is not None
+        raise self._result
+
+    def kill(self) -> None:
+        """End it, with all it started; its outcome is `cancelled`. Does not wait. No harm if it has
+        ended."""
+        if self._kill is not None and not self._over.is_set() and self._owner == os.getpid():
+            self._kill()
+
+    def close(self) -> None:
+        """Close our ends of its streams."""
+        self._pipes.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        if self._owner == os.getpid():
+            self._over.wait()
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._over.is_set() and self._owner == os.getpid():
+            warnings.warn(f"still running: {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.kill()
+
+    def __repr__(self) -> str:
+        state = "running" if not self._over.is_set() else "ended"
+        return f"<Process {self.argv[0]!r} {state}>"
+
+    def _start(self, call: Supervisor, poller: Poller, at_end: ExitStack) -> None:
+        """Have `poller` drive the call, and close `at_end` behind it."""
+        self._kill = lambda: poller.cancel(call)
+        me = weakref.ref(self)  # or a handle that nobody holds would never be collected
+
+        def done() -> None:
+            outcome: Outcome | SandboxError
+            ended = time.monotonic()
+            try:
+                with at_end:
+                    outcome = conclude(call)
+            except SandboxError as error:
+                outcome = error
+            process = me()
+            if process is not None:
+                process._result, process.ended = outcome, ended
+                process._over.set()
+
+        poller.drive(call, done)

@@ -1,0 +1,157 @@
+"""`sandbox run`: from the shell, with streams passed through."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import LACKS, ROOT
+
+WAIVED = [word for layer in sorted(LACKS) for word in ("--allow-missing", layer)]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "sandbox", "run", *WAIVED, *words]
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    options.setdefault("input", b"")
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    return subprocess.run(
+        command(*words), capture_output=True, timeout=120, env=environment, check=False, **options
+    )
+
+
+def test_streams_pass_through() -> None:
+    done = run("sh", "-c", "tr a-c A-C; echo err >&2", input=b"abc\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"ABC\n", b"err\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["sh", "-c", "exit 5"], 5, b""),
+        (["sh", "-c", "kill -TERM $$"], 128 + signal.SIGTERM, b""),
+        (["--wall-time", "0.2", "sleep", "100"], 124, b"wall_time_limit"),
+        (["--cpu-time", "0.2", "--", "sh", "-c", "while :; do :; done"], 124, b"cpu_time_limit"),
+        (["--output", "100", "yes"], 122, b"output_limit"),
+        (
+            ["--processes", "3", "sh", "-c", "for i in 1 2 3 4 5; do sleep 1 & done"],
+            122,
+            b"process_limit",
+        ),
+        (["no-such-program"], 127, b"no program"),
+        (["/etc/passwd"], 126, b"may not be executed"),
+        (["--memory", "much", "true"], 2, b"memory: 'much'"),
+        (["--cpu-time", "much", "true"], 2, b"--cpu-time much"),
+        (["--policy", "python", "true"], 2, b"runs no programs"),
+        (["--policy", "nonsense", "true"], 2, b"nonsense"),
+        (["--mount", "/usr", "true"], 2, b"--mount /usr"),
+        (["--env", "A", "true"], 2, b"--env A"),
+        (["--collect", "*", "true"], 2, b"--into"),
+        ([], 2, b"argv"),
+    ],
+    ids=str,
+)
+def test_the_exit_status_tells_what_happened(words: list[str], status: int, text: bytes) -> None:
+    done = run(*words)
+    assert done.returncode == status, done.stderr
+    assert text in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_script_runs_under_this_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(sys.argv, input(), sys.version_info[:2])\n")
+    done = run(str(script), "x", input=b"line\n")
+    assert done.stdout == f"['script.py', 'x'] line {sys.version_info[:2]}\n".encode()
+
+
+def test_options_reach_the_sandbox(tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "file").write_text("from the mount ")
+    (tmp_path / "placed").write_text("placed ")
+    tmp_path.chmod(0o755)
+    words = ["--mount", f"{tmp_path}/shown:/shown", "--file", f"here={tmp_path}/placed"]
+    words += ["--env", "A=from the environment ", "--cwd", "/tmp"]
+    text = 'cat /work/here /shown/file; printf "$A"; pwd'
+    done = run(*words, "sh", "-c", text)
+    assert done.stdout == b"placed from the mount from the environment /tmp\n"
+
+
+def test_files_come_back_into_a_folder_of_their_own(tmp_path: Path) -> None:
+    into = tmp_path / "out"
+    words = ["--collect", "**", "--into", str(into), "sh", "-c"]
+    done = run(*words, "mkdir -p a/b; echo 1 > a/b/c; ln -s /etc/passwd link")
+    assert done.returncode == 0
+    assert b"'link' was not brought back" in done.stderr
+    assert [str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()] == ["a/b/c"]
+    assert (into / "a/b/c").read_text() == "1\n"
+    again = run(*words, "true")
+    assert again.returncode == 2
+    assert b"is not empty" in again.stderr
+
+
+def test_the_outcome_as_json() -> None:
+    done = run("--json", "sh", "-c", "echo out; echo err >&2; exit 3")
+    told = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert (told["status"], told["exit_code"], told["stdout"]) == ("nonzero_exit", 3, "out\n")
+    assert told["isolation"]["worker"]["seccomp_mode"] == 2
+    assert told["usage"]["wall_time"] > 0
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    with subprocess.Popen(
+        command("--output", "none", "yes"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(2) == b"y\n"
+        process.stdout.close()
+        assert process.wait(60) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
+
+
+def test_ctrl_c_ends_it_and_cleans_up() -> None:
+    with subprocess.Popen(
+        command("sh", "-c", "echo started; sleep 1000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
+        assert process.stderr.read() == b""
+
+
+def test_input_is_live() -> None:
+    with subprocess.Popen(
+        command("cat"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"one\n", b"two\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert process.stdout.readline() == line
+        process.stdin.close()
+        assert process.wait(60) == 0
