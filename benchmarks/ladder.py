@@ -44,7 +44,7 @@ HOST_STEPS = (
     ("sandbox._observe", "observe_worker"),
     ("sandbox._supervisor", "Supervisor._start"),
     ("sandbox._supervisor", "Supervisor._finish"),
-    ("sandbox._supervisor", "outcome_of"),
+    ("sandbox._drive", "outcome_of"),
     ("sandbox._supervisor", "Supervisor.release"),
     ("sandbox._api", "Sandbox.close"),
 )

@@ -14,7 +14,8 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from . import _program, _transfer
 from ._blueprint import DRAWINGS, root_for
-from ._collect import Patterns
+from ._drive import begin, supervise
+from ._environment import GUEST_ENVIRONMENT, checked_environment
 from ._errors import ClosedError
 from ._jail import Jail
 from ._launcher import Profile
@@ -27,23 +28,11 @@ from ._process import Process
 from ._raising import exception_for
 from ._runtime import RUNTIME
 from ._streams import make_streams
-from ._supervisor import begin, supervise
 from ._task import Task, function_task, program_task
 from ._visible import Visible
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-_GUEST_ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/work",
-    "TMPDIR": "/tmp",
-    "LANG": "C.UTF-8",
-    # One BLAS thread: others count against Limits.processes, and OpenBLAS aborts without them.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
 
 
 class Sandbox:
@@ -91,8 +80,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._policy = load_policy(policy)
         self._waived = check_waivers(allow_missing)
-        environment = {**_GUEST_ENVIRONMENT, **_checked_environment(env or {})}
-        self._environment = environment
+        self._environment = GUEST_ENVIRONMENT | checked_environment(env or {})
         if isinstance(preload, str):
             raise TypeError("preload: expected a sequence of module names, not one string")
         self._visible = Visible.of(preload)
@@ -277,13 +265,8 @@ class Sandbox:
                 f"the policy {self._policy.name!r} runs no programs; use "
                 'Sandbox(policy="program"), or one of your own that extends it'
             )
-        return _program.Program(
-            argv=_program.checked_argv(argv),
-            environment=self._environment | _checked_environment(env or {}),
-            cwd=_program.checked_cwd(cwd),
-            files=_program.checked_files(files or {}),
-            collect=Patterns(collect),
-        )
+        environment = self._environment | checked_environment(env or {})
+        return _program.checked(argv, environment, files or {}, collect, cwd)
 
     def _supervise(self, task: Task) -> Outcome:
         self._acquire()
@@ -374,25 +357,3 @@ def _checked_mounts(mounts: Iterable[Mount]) -> Iterable[Mount]:
         if not isinstance(mount, Mount):
             raise TypeError(f"mounts: expected Mount, not {type(mount).__name__}")
         yield mount
-
-
-# Well below what one message to a jail's init may hold.
-_MOST_ENVIRONMENT = 64 << 10
-
-
-def _checked_environment(env: Mapping[str, str]) -> dict[str, str]:
-    size = 0
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env: {name!r}: names and values are strings")
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise ValueError(f"env: {name!r} is not a name, or its value holds a NUL")
-        try:
-            size += len(f"{name}={value}".encode())
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"env: {name!r} or its value is not text that UTF-8 can hold"
-            ) from None
-    if size > _MOST_ENVIRONMENT:
-        raise ValueError(f"env: {size} bytes of names and values are more than {_MOST_ENVIRONMENT}")
-    return dict(env)

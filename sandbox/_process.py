@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ._drive import conclude
 from ._errors import ClosedError, SandboxError
 from ._models import Outcome
 from ._streams import Pipes
-from ._supervisor import Supervisor, conclude
+from ._supervisor import Supervisor
 
 if TYPE_CHECKING:
     from ._poller import Poller

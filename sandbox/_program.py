@@ -49,6 +49,23 @@ class Program:
     stderr: Sink = None
 
 
+def checked(
+    argv: Sequence[StrPath],
+    environment: Mapping[str, str],
+    files: Mapping[str, Content],
+    collect: Sequence[str],
+    cwd: StrPath | None,
+) -> Program:
+    """What `exec` and `popen` have in common. Raises TypeError, ValueError."""
+    return Program(
+        argv=checked_argv(argv),
+        environment=environment,
+        cwd=checked_cwd(cwd),
+        files=checked_files(files),
+        collect=Patterns(collect),
+    )
+
+
 def checked_argv(argv: Sequence[StrPath]) -> tuple[str, ...]:
     """Raises TypeError, ValueError."""
     if isinstance(argv, (str, bytes, os.PathLike)) or not isinstance(argv, Sequence):

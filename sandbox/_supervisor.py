@@ -1,6 +1,6 @@
 """One call, supervised: a state machine that does no waiting of its own.
 
-Whoever drives it (the blocking `drive` below; a poller thread or an event loop later) asks for the
+Whoever drives it (`_drive` for a caller that waits, `_poller` for one that does not) asks for the
 descriptors it wants watched and the moment it wants to be woken, and tells it what happened.
 Single-threaded, no lock, and every read is bounded: all bytes but the kernel's are hostile.
 """
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import _channel, _forks, _notify, _observe
 from ._channels import Channels
-from ._errors import ProgramError, SandboxError
+from ._errors import SandboxError
 from ._jail import Jail
-from ._models import Limits, Outcome
-from ._outcome import Finished, outcome_of
+from ._models import Limits
+from ._outcome import Finished
 from ._task import Task
 from ._verdict import Facts, KillReason
 
@@ -341,71 +341,3 @@ class Supervisor:
                 self.on_event(descriptor, events)
         if not self.done:
             self.on_time()
-
-
-def drive(call: Supervisor) -> None:
-    """Run the state machine to its end, blocking this thread."""
-    while not call.done:
-        poll = select.poll()
-        for descriptor, events in call.interests().items():
-            poll.register(descriptor, events)
-        deadline = call.deadline()
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        call.advance(poll.poll(timeout))
-
-
-def begin(jail: Jail, number: int, limits: Limits, task: Task) -> Supervisor:
-    """A call that has begun, for somebody else to drive and conclude."""
-    try:
-        call = Supervisor(jail, number, limits, task)
-    except BaseException:
-        jail.kill()
-        raise
-    try:
-        call.begin()
-    except BaseException:
-        jail.kill()
-        call.abandon()
-        call.release()
-        raise
-    return call
-
-
-def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
-    """One call from beginning to end, blocking this thread. If the wait is interrupted
-    (KeyboardInterrupt, a signal handler's exception) the call is ended first."""
-    try:
-        call = Supervisor(jail, number, limits, task)
-    except BaseException:
-        jail.kill()
-        raise
-    try:
-        call.begin()
-        drive(call)
-    except BaseException:
-        call.cancel()
-        drive(call)
-        raise
-    finally:
-        if not call.done:  # interrupted twice
-            jail.kill()
-            call.abandon()
-        outcome = conclude(call)
-    return outcome
-
-
-def conclude(call: Supervisor) -> Outcome:
-    """The outcome of a call that is done, whose resources are given back.
-
-    Raises:
-        ProgramError: the program was not started.
-    """
-    try:
-        outcome = outcome_of(call.finished())
-    finally:
-        call.release()
-    if outcome.status == "nonzero_exit" and call.unstarted is not None:
-        error = ProgramError(*call.unstarted)
-        error.outcome = outcome
-        raise error
-    return outcome

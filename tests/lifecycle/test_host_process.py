@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import InternalError, Limits, Sandbox, _channel, _jail, _supervisor, _transfer
+from sandbox import InternalError, Limits, Sandbox, _channel, _drive, _jail, _supervisor, _transfer
 from sandbox._task import Task, function_task
 from sandbox._visible import Visible
 from tests.kernel.child import value_in_child
@@ -155,7 +155,7 @@ def test_an_interrupted_outcome_keeps_nothing(
         sandbox.run(int)
         before = settled().descriptors
         with monkeypatch.context() as patched:
-            patched.setattr(_supervisor, "outcome_of", interrupted)
+            patched.setattr(_drive, "outcome_of", interrupted)
             for _ in range(3):
                 with pytest.raises(KeyboardInterrupt):
                     sandbox.run(int)

@@ -1,0 +1,38 @@
+"""The environment of guests: a fixed list, and what the caller adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+GUEST_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/work",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+    # One BLAS thread: others count against Limits.processes, and OpenBLAS aborts without them.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+# Well below what one message to a jail's init may hold.
+_MOST_ENVIRONMENT = 64 << 10
+
+
+def checked_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Raises TypeError, ValueError."""
+    size = 0
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env: {name!r}: names and values are strings")
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ValueError(f"env: {name!r} is not a name, or its value holds a NUL")
+        try:
+            size += len(f"{name}={value}".encode())
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"env: {name!r} or its value is not text that UTF-8 can hold"
+            ) from None
+    if size > _MOST_ENVIRONMENT:
+        raise ValueError(f"env: {size} bytes of names and values are more than {_MOST_ENVIRONMENT}")
+    return dict(env)
