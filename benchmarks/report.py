@@ -23,6 +23,10 @@ TARGETS = (
     Target("fresh_cold", "B1 launcher fork", 5.0),
     Target("open_call", "B1 launcher fork", 2.0),
     Target("payload_100", "pipe_100", 2.0),
+    Target("fresh_exec", "bubblewrap hello", 0.7),
+    Target("open_exec", "spawn hello", 2.5),
+    Target("stdin_100", "program_pipe_100", 2.0),
+    Target("stdout_100", "program_pipe_100", 2.0),
 )
 # Without a target: what the issue asks to be set side by side.
 BESIDE = (
@@ -32,6 +36,7 @@ BESIDE = (
     Target("teardown (close)", "B1 launcher fork", 0.0),
     Target("teardown (all gone)", "B1 launcher fork", 0.0),
     Target("payload_1", "pipe_1", 0.0),
+    Target("fresh_exec", "spawn hello", 0.0),
 )
 
 

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__":
     sys.path.insert(0, ROOT)
 
-from benchmarks import baselines, churn, entries, ladder, payload, report  # noqa: E402
+from benchmarks import baselines, churn, entries, ladder, payload, programs, report  # noqa: E402
 from benchmarks.stats import Entry, Series, interleave  # noqa: E402
 from sandbox import Limits, Sandbox  # noqa: E402
 
@@ -96,6 +96,8 @@ def main() -> int:
 
     found = latency(5 if options.quick else 60)
     found |= payload.measure(2 if options.quick else 15)
+    found |= programs.starts(3 if options.quick else 40)
+    found |= programs.streams(2 if options.quick else 10)
     rows = report.ratios(found)
     print(report.times(found), end="\n\n")
     print(report.ratio_table(rows))

@@ -43,3 +43,5 @@ fi
 echo "making $venv with $("$python" --version)"
 "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -e '.[test]'
+# As an installed wheel is: what the launcher compiles at its start stays in every fork's memory.
+"$venv/bin/python" -m compileall -q sandbox worker

@@ -115,7 +115,8 @@ def token(rng: random.Random, depth: int = 0) -> bytes:
 
 
 def structured_frame(rng: random.Random) -> bytes:
-    kind = rng.choice((b"value", b"stored", b"raised", b"unfit", b"too_large", b"run"))
+    kinds = (b"value", b"stored", b"raised", b"unfit", b"too_large", b"unstarted", b"run")
+    kind = rng.choice(kinds)
     head = b"\x94\x01" + bytes((0xA0 | len(kind),)) + kind
     body = head + rng.choice((b"\x07", b"\x07", b"\x07", token(rng))) + token(rng)
     return len(body).to_bytes(4, "big") + body
@@ -131,7 +132,7 @@ def structured_value(rng: random.Random) -> bytes:
 
 
 def feed_frame(rng: random.Random, data: bytes) -> None:
-    reader = FrameReader(7)
+    reader = FrameReader(7, program=rng.random() < 0.2)
     try:
         while data:
             size = rng.choice((1, 4, 5, len(data)))

@@ -52,7 +52,7 @@ class Poller:
         while True:
             ready = self._wait()
             while self._asked:
-                self._asked.popleft()()
+                _guarded(self._asked.popleft())
             for call in list(self._running):
                 self._step(call, ready)
                 if call.done:
@@ -83,8 +83,11 @@ class Poller:
             call.cancel()
 
     def _end(self, call: Supervisor) -> None:
-        done = self._running.pop(call)
-        try:
-            done()
-        except Exception:
-            logging.getLogger(__name__).exception("the end of a call")
+        _guarded(self._running.pop(call))
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:  # of one call; the others go on
+        logging.getLogger(__name__).exception("a call could not be ended as it should")

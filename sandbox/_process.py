@@ -31,8 +31,9 @@ class Process:
         stdin: what the program reads is written here (unbuffered; None where a stream was given).
         stdout, stderr: what it writes is read here (None where a stream was given; stderr is in the
             outcome unless asked for).
-        ended: when its end was seen, on the monotonic clock; None while it runs. Of two programs
-            that talk to one another this tells who ended first.
+        ended: when the host saw its end, on the monotonic clock; None while it runs. Of two
+            programs that talk to one another this tells who ended first, unless the one's end was
+            the other's cause: those may be seen in either order.
     """
 
     def __init__(self, argv: tuple[str, ...], pipes: Pipes) -> None:

@@ -22,21 +22,24 @@ sys.path.insert(0, ROOT)
 from sandbox import Limits, Sandbox  # noqa: E402
 
 
-def _declared() -> tuple[str, frozenset[str]]:
+def _declared() -> tuple[str, frozenset[str], frozenset[str]]:
     name = os.environ.get("SANDBOX_KERNEL")
     if name is None:
-        return "this kernel", frozenset()
+        return "this kernel", frozenset(), frozenset()
     with open(os.path.join(ROOT, "tests", "kernels", "kernels.toml"), "rb") as file:
-        return name, frozenset(tomllib.load(file)[name]["lacks"])
+        entry = tomllib.load(file)[name]
+    return name, frozenset(entry["lacks"]), frozenset(entry["faults"])
 
 
-KERNEL, LACKS = _declared()
+KERNEL, LACKS, FAULTS = _declared()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "needs(layer): skipped only where the kernel declares to lack it"
-    )
+    for line in (
+        "needs(layer): skipped only where the kernel declares to lack it",
+        "spares(fault): skipped only where the kernel declares a fault by which this would end it",
+    ):
+        config.addinivalue_line("markers", line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +47,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("needs"):
             if mark.args[0] in LACKS:
                 reason = f"{KERNEL} is declared to lack {mark.args[0]}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+        for mark in item.iter_markers("spares"):
+            if mark.args[0] in FAULTS:
+                reason = f"{KERNEL} is declared to panic by {mark.args[0]}"
                 item.add_marker(pytest.mark.skip(reason=reason))
         for name in ("volume", "native"):
             if item.get_closest_marker(name) and "SANDBOX_KERNEL" in os.environ:

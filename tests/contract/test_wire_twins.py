@@ -32,6 +32,11 @@ FRAMES: list[tuple[str, Any, bytes]] = [
         b"\x00\x00\x00\x25\x94\x01\xa5unfit\xcd\x01\x02\x93\xa6result\xadsocket.socket\xa3why",
     ),
     ("too_large", 5, b"\x00\x00\x00\x10\x94\x01\xa9too_large\xcd\x01\x02\x05"),
+    (
+        "unstarted",
+        ("2", "./a.b", "program"),
+        b"\x00\x00\x00\x20\x94\x01\xa9unstarted\xcd\x01\x02\x93\xa12\xa5./a.b\xa7program",
+    ),
 ]
 
 RUN = (
@@ -80,18 +85,26 @@ VALUES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("kind", "body", "data"), FRAMES)
 def test_golden_answers(kind: str, body: Any, data: bytes) -> None:
     assert worker_wire.encode(kind, 258, body) == data
-    reader = _wire.FrameReader(258)
+    program = kind == "unstarted"
+    reader = _wire.FrameReader(258, program=program)
     reader.feed(data)
     assert reader.frame == _wire.Frame(kind, body)
+    with pytest.raises(_wire.WireError, match="unknown kind"):
+        _wire.FrameReader(258, program=not program).feed(data)
 
 
-def test_golden_request() -> None:
+@pytest.mark.parametrize("kind", ["run", "exec"])
+def test_golden_request(kind: str) -> None:
     body, data = RUN
-    assert b"".join(_wire.encode_request("run", 258, body)) == data
+    extra = len(kind) - 3
+    data = bytes((0, 0, 0, data[3] + extra)) + data[4:].replace(
+        b"\xa3run", bytes((0xA0 + len(kind),)) + kind.encode()
+    )
+    assert b"".join(_wire.encode_request(kind, 258, body)) == data
     read_end, write_end = os.pipe()
     try:
         os.write(write_end, data)
-        assert worker_wire.read_frame(read_end, len(data)) == ("run", 258, body)
+        assert worker_wire.read_frame(read_end, len(data)) == (kind, 258, body)
     finally:
         os.close(read_end)
         os.close(write_end)

@@ -95,6 +95,7 @@ def test_f13_f14_whoever_of_the_call_does_it(how: Callable[[int], str], jail: Sa
     assert answer(jail.call(how, number("unshare"))) == "violation unshare"
 
 
+@pytest.mark.spares("killed_forks")
 def test_f13_many_violations_at_once_are_one_verdict(jail: Sandbox) -> None:
     outcome = jail.call(entries.from_many, number("unshare"), 8)
     assert outcome.status == "policy_violation"

@@ -41,6 +41,7 @@ def short(make_sandbox: Make, small: Limits) -> Iterator[Sandbox]:
 
 
 @pytest.mark.hostile
+@pytest.mark.spares("killed_forks")
 def test_i01_a_fork_bomb_is_a_process_limit(brief: Sandbox) -> None:
     outcome = brief.call(bombs.fork_without_end)
     assert outcome.status == "process_limit", outcome.message

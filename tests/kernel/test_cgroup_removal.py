@@ -28,6 +28,7 @@ def groups() -> Iterator[Groups]:
         yield found
 
 
+@pytest.mark.spares("killed_forks")
 def test_closing_kills_what_is_left(groups: Groups) -> None:
     jail = groups.jail(SMALL)
     call = jail.call()

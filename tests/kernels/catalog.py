@@ -17,6 +17,7 @@ class Kernel:
     suite: str
     packages: tuple[str, ...]
     lacks: frozenset[str]
+    faults: frozenset[str]
     notes: tuple[str, ...]
 
     @property
@@ -41,6 +42,13 @@ def load() -> dict[str, Kernel]:
 
 
 def _kernel(
-    name: str, *, suite: str, packages: list[str], lacks: list[str], notes: list[str]
+    name: str,
+    *,
+    suite: str,
+    packages: list[str],
+    lacks: list[str],
+    faults: list[str],
+    notes: list[str],
 ) -> Kernel:
-    return Kernel(name, suite, tuple(packages), frozenset(lacks), tuple(notes))
+    known = frozenset(lacks), frozenset(faults)
+    return Kernel(name, suite, tuple(packages), *known, tuple(notes))

@@ -381,6 +381,7 @@ def test_what_a_guest_made_of_its_outputs_is_refused_with_reasons(box: Sandbox) 
     assert set(outcome.refused) == {"o/good", "o/second", "o/link", "o/root"}
 
 
+@pytest.mark.spares("killed_forks")
 def test_a_writer_that_is_left_behind_does_not_write_while_files_are_read(box: Sandbox) -> None:
     """Swapped while collected: every process of the call is dead by then. 20 times."""
     swap = (

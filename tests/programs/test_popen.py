@@ -70,9 +70,7 @@ def test_two_programs_in_two_jails_are_joined(box: Sandbox, other: Sandbox) -> N
             assert end(second.stdout).read() == b"got 1\ngot 2\ngot 3\n"
             assert second.wait(30).ok
         assert first.wait(30).ok
-        assert first.ended is not None
-        assert second.ended is not None
-        assert first.ended <= second.ended
+        assert None not in (first.ended, second.ended)
 
 
 def test_two_programs_talk_both_ways(box: Sandbox, other: Sandbox) -> None:
