@@ -180,8 +180,9 @@ class Sandbox:
                 another one is a path inside, relative to `cwd`.
             stdin: bytes, the path of a regular file on the host, or a binary stream; empty if not
                 given. A stream is read as the program reads.
-            files: name below /work → content, likewise, placed before the start. Executable if the
-                host's file is, or the bytes begin as an ELF file or with "#!".
+            files: name below /work → content, likewise, or the path of a folder, which is copied;
+                placed before the start. Executable if the host's file is, or the bytes begin as an
+                ELF file or with "#!".
             collect: patterns of paths below /work (``"out/*.txt"``, ``"**/*.o"``): those regular
                 files come back in `Outcome.files` when every process of the call is dead,
                 `Limits.result` bytes at most; what was not taken is in `Outcome.refused`.

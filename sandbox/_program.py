@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 # What a file or standard input is made from: its bytes, the path of a regular file on the host, or
-# something to read from.
+# something to read from. A file may also be the path of a folder, which is copied.
 Content = bytes | bytearray | memoryview | os.PathLike[str] | str | IO[bytes]
 Sink = Callable[[bytes], object] | os.PathLike[str] | str | None
 
@@ -106,7 +106,7 @@ def checked_files(files: Mapping[str, Content]) -> dict[str, Content]:
     found: dict[str, Content] = {}
     for name, content in files.items():
         checked_name("files", name)
-        _check_content(f"files[{name!r}]", content)
+        _check_content(f"files[{name!r}]", content, folders=True)
         found[name] = content
     folders = {name[:end] for name in found for end in _slashes(name)}
     for name in found:
@@ -151,7 +151,7 @@ def _encoded(what: str, text: str) -> bytes:
     return os.fsencode(text)
 
 
-def _check_content(what: str, content: object) -> None:
+def _check_content(what: str, content: object, *, folders: bool = False) -> None:
     if isinstance(content, (bytes, bytearray, memoryview)):
         return
     if isinstance(content, (str, os.PathLike)):
@@ -159,8 +159,9 @@ def _check_content(what: str, content: object) -> None:
             mode = os.stat(content).st_mode
         except OSError as error:
             raise ValueError(f"{what}: {os.fspath(content)!r}: {error.strerror}") from None
-        if not stat.S_ISREG(mode):
-            raise ValueError(f"{what}: {os.fspath(content)!r} is not a regular file")
+        if not stat.S_ISREG(mode) and not (folders and stat.S_ISDIR(mode)):
+            kinds = "regular file or folder" if folders else "regular file"
+            raise ValueError(f"{what}: {os.fspath(content)!r} is not a {kinds}")
         return
     if not callable(getattr(content, "read", None)):
         raise TypeError(
@@ -195,7 +196,26 @@ class Parcel:
             os.close(self.descriptor)
             raise
 
+    def _add_folder(self, name: str, folder: str) -> None:
+        """Its regular files. What else is in there is an error: a link would lead to other files
+        than it does on the host."""
+        for path, folders, files in os.walk(folder, onerror=_raise):
+            for entry in sorted((*folders, *files)):
+                source = os.path.join(path, entry)
+                mode = os.lstat(source).st_mode
+                if stat.S_ISDIR(mode):
+                    continue
+                if not stat.S_ISREG(mode):
+                    raise ValueError(f"files[{name!r}]: {source!r} is not a regular file or folder")
+                inner = f"{name}/{os.path.relpath(source, folder)}"
+                self._add(checked_name("files", inner), source)
+
     def _add(self, name: str, content: Content) -> None:
+        if isinstance(content, (str, os.PathLike)) and os.path.isdir(content):
+            self._add_folder(name, os.fspath(content))
+            return
+        if len(self.table) >= _MOST_FILES:
+            raise ValueError(f"files: with {name!r} they are more than {_MOST_FILES}")
         executable: bool | None = None
         if isinstance(content, (bytes, bytearray, memoryview)):
             size = self._write(name, memoryview(content).cast("B"))
@@ -230,3 +250,7 @@ class Parcel:
     def close(self) -> None:
         """Give the memory back."""
         os.close(self.descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

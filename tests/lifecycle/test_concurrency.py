@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -124,6 +125,50 @@ def test_asyncio_goes_on_while_guests_run(make_sandbox: Make) -> None:
     answers, ticks = asyncio.run(main())
     assert answers == [number * number for number in range(8)]
     assert ticks > 8
+
+
+UVICORN = """
+import asyncio, uvicorn
+def square(number):
+    return number * number
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only http here")  # uvicorn then goes without a lifespan
+    number = int(scope["query_string"])
+    def run():
+        with make() as s:
+            return s.run(square, number)
+    # Both ways: in a worker thread of the loop, and blocking it.
+    value = await asyncio.to_thread(run) if number % 2 else run()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(value).encode()})
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        tell(self.servers[0].sockets[0].getsockname()[1])
+config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none")
+with make() as s:
+    tell([s.run(square, 3), lease()])
+Server(config).run()
+"""
+
+
+def test_under_uvicorn(start_app: Callable[..., App]) -> None:
+    app = start_app(UVICORN)
+    squared, lease = app.heard()
+    assert squared == 9
+    url = f"http://127.0.0.1:{app.heard()}/?"
+
+    def ask(number: int) -> int:
+        with urllib.request.urlopen(f"{url}{number}", timeout=60) as answer:
+            return int(answer.read())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(12))) == [number * number for number in range(12)]
+    app.note(lease)
+    app.kill(signal.SIGINT)
+    assert app.status() in (0, -signal.SIGINT)
+    app.leaves_nothing()
 
 
 # --- applications -----------------------------------------------------------------------------------

@@ -407,6 +407,21 @@ def test_a_program_is_executable_by_its_beginning_or_its_mode(box: Sandbox, tmp_
     assert box.exec(["./script"], files={"script": path}).stdout == b"ran\n"
 
 
+def test_a_folder_is_copied_in(box: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("deep ")
+    (tmp_path / "run").write_text(
+        "#!/bin/sh\ncat a/b/file; echo changed > a/b/file; cat a/b/file\n"
+    )
+    (tmp_path / "run").chmod(0o755)
+    outcome = box.exec(["./run"], files={"copy": tmp_path}, cwd="copy")
+    assert outcome.stdout == b"deep changed\n"
+    assert (tmp_path / "a" / "b" / "file").read_text() == "deep "
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="link' is not a regular file or folder"):
+        box.exec(["true"], files={"copy": tmp_path})
+
+
 # --- what cannot be started -------------------------------------------------------------------------
 
 STARTS: list[tuple[list[str], dict[str, Any], str]] = [
