@@ -179,6 +179,8 @@ class Channels:
     def forget(self) -> None:
         """Close everything: of a forked child, its copies."""
         self.let_go()
+        if self._task.feed is not None:
+            self._task.feed.close()
         self.stdout.close()
         self.stderr.close()
         self.result.close()

@@ -18,7 +18,6 @@ class Feed:
 
     A stream with a descriptor of its own is read when poll says that it can be (regular files
     always can); another one (`io.BytesIO`) is asked at once and must not block.
-
     """
 
     def __init__(self, content: Content | None) -> None:

@@ -82,6 +82,7 @@ def test_an_endless_call_holds_up_no_other_sandbox(make_sandbox: Make) -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.spares("killed_forks")
 def test_closing_from_another_thread_cancels_the_call(make_sandbox: Make, before: Traces) -> None:
     sandbox = make_sandbox(Limits(wall_time=300)).__enter__()
     with ThreadPoolExecutor(2) as pool:
@@ -95,6 +96,7 @@ def test_closing_from_another_thread_cancels_the_call(make_sandbox: Make, before
     expect_no_more_than(before)
 
 
+@pytest.mark.spares("killed_forks")
 def test_run_raises_cancelled(make_sandbox: Make) -> None:
     sandbox = make_sandbox(Limits(wall_time=300)).__enter__()
     with ThreadPoolExecutor(1) as pool:
