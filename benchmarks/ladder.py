@@ -99,7 +99,7 @@ def traced() -> Iterator[Notebook]:
         notebook = Notebook(path)
         _launcher._ENVIRONMENT["LADDER_WORKER"] = _paths.WORKER
         _launcher._ENVIRONMENT["LADDER_NOTES"] = path
-        _paths.WORKER = os.path.join(ROOT, "benchmarks", "traced_launcher.py")
+        _paths.LAUNCHER = os.path.join(ROOT, "benchmarks", "traced_launcher.py")
         for module, dotted in HOST_STEPS:
             owner: Any = importlib.import_module(module)
             *parents, name = dotted.split(".")

@@ -33,7 +33,7 @@ def launcher(owner: int | None = None) -> int:
         LookupError: there is none.
     """
     for child in children(owner or os.getpid()):
-        if any(os.path.basename(part) == "worker" for part in command_of(child)[:6]):
+        if any(os.path.basename(part) == "__main__.py" for part in command_of(child)[:6]):
             return child
     raise LookupError("no launcher runs; open a sandbox first")
 
@@ -41,8 +41,8 @@ def launcher(owner: int | None = None) -> int:
 def program_of(pid: int) -> tuple[list[str], str, list[str]]:
     """A launcher's command line in parts: interpreter and flags, worker folder, import folders."""
     command = command_of(pid)
-    place = next(i for i, part in enumerate(command) if os.path.basename(part) == "worker")
-    return command[:place], command[place], command[place + 2 :]
+    place = next(i for i, part in enumerate(command) if os.path.basename(part) == "__main__.py")
+    return command[:place], os.path.dirname(command[place]), command[place + 2 :]
 
 
 def own_descriptors() -> int:

@@ -173,7 +173,7 @@ def _in_memory(content: object) -> int:
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    command = [_root.interpreter(), "-I", "-S", "-B", _paths.WORKER, str(theirs.fileno())]
+    command = [_root.interpreter(), "-I", "-S", "-B", _paths.LAUNCHER, str(theirs.fileno())]
     return subprocess.Popen(
         [*command, *own_paths()],
         stdin=subprocess.DEVNULL,

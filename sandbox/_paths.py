@@ -14,3 +14,4 @@ def _locate(name: str) -> str:
 PACKAGE = _PACKAGE
 WORKER = _locate("worker")
 POLICIES = _locate("policies")
+LAUNCHER = os.path.join(WORKER, "__main__.py")

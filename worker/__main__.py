@@ -1,7 +1,8 @@
-"""Entry: `python -I -S -B <this folder> <socket fd> <import folders...>`, started by the host.
+"""Entry: `python -I -S -B <this file> <socket fd> <import folders...>`, started by the host.
 
 Runs with the host's rights. Imports all of this program at once and then removes what it needed
-from `sys.path`, so that neither this folder nor what lies beside it can be imported later.
+from `sys.path`, so that neither this folder nor what lies beside it can be imported later. Started
+as a file, not as a folder: that would import runpy and its like, which every fork pays for.
 """
 
 import os
@@ -9,8 +10,7 @@ import sys
 
 
 def _import_launcher(folders: list[str]):  # type: ignore[no-untyped-def]
-    here = sys.path.pop(0)
-    borrowed = [os.path.dirname(os.path.abspath(here)), *folders]
+    borrowed = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), *folders]
     sys.path[:0] = borrowed
     import worker.launcher
 
