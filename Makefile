@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 	$(SCOPE) $(PYTHON) examples/quickstart.py
 
 test: $(VENV)/ready
-	sh examples/compiler.sh
+	sh examples/runtimes.sh
 	$(SCOPE) $(VENV)/bin/pytest
 
 lint: $(VENV)/ready

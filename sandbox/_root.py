@@ -35,6 +35,9 @@ _FILES = {
     "etc/hosts": b"127.0.0.1 localhost\n",
     "etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
 }
+# Where what lies in /usr leads: commands with several providers, and a JVM's own settings, without
+# which Debian's does not start (lib/jvm.cfg is a link). Packages put them there, readable to all.
+_SETTINGS = ("/etc/alternatives", "/etc/java-*-openjdk")
 _COPIED = ("etc/ld.so.cache", "etc/localtime")
 _OWN_PLACES = ("/tmp", "/work", "/dev", "/proc", "/sys", "/etc")
 # Where a caller may not mount: the jail needs them, or they hold what it needs.
@@ -139,9 +142,10 @@ def _show_system(plan: RootPlan) -> None:
         elif os.path.isdir(path):
             plan.folder(name)
             plan.binds.append((path, name, _READ_ONLY))
-    if os.path.isdir("/etc/alternatives"):
-        plan.folder("etc/alternatives")
-        plan.binds.append(("/etc/alternatives", "etc/alternatives", _READ_ONLY))
+    for path in sorted(found for pattern in _SETTINGS for found in glob.glob(pattern)):
+        if os.path.isdir(path):
+            plan.folder(path)
+            plan.binds.append((path, path.strip("/"), _READ_ONLY))
 
 
 def interpreter() -> str:

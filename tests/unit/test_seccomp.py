@@ -178,6 +178,34 @@ def test_creat_makes_no_file_that_gives_rights(mode: int, passes: bool) -> None:
     assert judge.guest(kernel_names().numbers["creat"]["x86_64"], [0, mode, 0, 0, 0, 0]) == wanted
 
 
+NOBODY = 0xFFFFFFFF
+BUILDING = [
+    ("flock", (3, 1), True),
+    ("flock", (3, 2), True),
+    ("flock", (3, 8), True),
+    ("flock", (3, 2 | 4), True),
+    ("flock", (3, 0), False),
+    ("flock", (3, 2 | 32), False),  # LOCK_MAND
+    ("setresuid", (NOBODY, 1000, NOBODY), True),
+    ("setresgid", (NOBODY, 1000, NOBODY), True),
+    ("setresuid", (NOBODY, 0, NOBODY), False),
+    ("setresuid", (1000, 1000, 1000), False),
+    ("setresgid", (NOBODY, 1000, 0), False),
+]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_build_tools_lock_files_and_become_who_they_are(machine: str) -> None:
+    building, running = (Judge(load_policy(name), machine) for name in ("compiler", "program"))
+    for call, values, passes in BUILDING:
+        number = kernel_names().numbers[call][machine]
+        full = [*values, 0, 0, 0, 0][:6]
+        wanted = bpf.ALLOW if passes else bpf.ERRNO | errno.EPERM
+        assert building.guest(number, full) == wanted, (call, values)
+        refused = errno.ENOLCK if call == "flock" else errno.EPERM
+        assert running.guest(number, full) == bpf.ERRNO | refused
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_set_up_itself_makes_no_file_and_asks_for_no_peer(machine: str) -> None:
     judge = Judge(Policy("nothing", ()), machine)

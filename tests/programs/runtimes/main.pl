@@ -5,7 +5,8 @@ use threads::shared;
 
 sub sorted {
     my ($x, $sum) = (42, 0);
-    my @numbers = map { $x = $x * 16807 % 2147483647 } 1 .. 1000000;
+    my @numbers;
+    push @numbers, $x = $x * 16807 % 2147483647 for 1 .. 1000000;
     $sum = ($sum * 31 + $_) % 1000000007 for sort { $a <=> $b } @numbers;
     print "$sum\n";
 }
@@ -31,6 +32,7 @@ sub threads_of {
 my ($what, $count) = @ARGV;
 $| = 1;
 if ($what eq "sort") { sorted() }
+elsif ($what eq "threads") { threads_of($count) }
 elsif ($what eq "threads") { threads_of($count) }
 elsif ($what eq "bomb") { my @all; push @all, "x" x (1 << 20) while 1 }
 elsif ($what eq "exit") { exit $count }

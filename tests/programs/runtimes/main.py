@@ -52,7 +52,7 @@ def bomb() -> None:
         everything.append(bytearray(b"x") * (1 << 20))
 
 
-what, count = sys.argv[1], int((sys.argv + ["0"])[2])
+what, count = sys.argv[1], int([*sys.argv, "0"][2])
 if what == "sort":
     sort()
 elif what == "threads":

@@ -31,6 +31,6 @@ fn main() {
         "bomb" => { let mut all = vec![]; loop { all.push(vec![1u8; 1 << 20]); } }
         "exit" => process::exit(count as i32),
         "throw" => panic!("boom"),
-        _ => { println!("looping"); let mut n = 0u64; loop { n = std::hint::black_box(n + 1); } }
+        _ => { println!("looping"); let mut n = 0u64; loop { n = unsafe { std::ptr::read_volatile(&n) }.wrapping_add(1); } }
     }
 }
