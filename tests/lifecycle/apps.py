@@ -21,6 +21,7 @@ _PRELUDE = """
 import json, os, signal, sys, threading, time
 from sandbox import *
 from sandbox._runtime import RUNTIME
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a CI in the background ignores it
 WAIVED, FOLDER = {waived!r}, {folder!r}
 SHOWN = (Mount(FOLDER, "/shown", writable=True),)
 def make(limits=None, **options):

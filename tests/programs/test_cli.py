@@ -124,9 +124,16 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
         assert process.stderr.read() == b""
 
 
+# A CI in the background may ignore SIGINT, which exec keeps.
+HEEDING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])"""
+
+
 def test_ctrl_c_ends_it_and_cleans_up() -> None:
+    heeding = [sys.executable, "-c", HEEDING]
     with subprocess.Popen(
-        command("sh", "-c", "echo started; sleep 1000"),
+        [*heeding, *command("sh", "-c", "echo started; sleep 1000")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
