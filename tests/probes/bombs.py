@@ -77,10 +77,18 @@ def split_mappings(most: int) -> str:
     """Single pages of alternating rights, none of which can be merged with the next."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    first = []
     for index in range(most):
-        if libc.mmap(None, 4096, 1 + index % 2, flags, -1, 0) == ctypes.c_void_p(-1).value:
-            return name_of(ctypes.get_errno())
+        place = libc.mmap(None, 4096, 1 + index % 2, flags, -1, 0)
+        if place == ctypes.c_void_p(-1).value:
+            found = name_of(ctypes.get_errno())
+            for page in first:  # or there might be no memory to answer with
+                libc.munmap(page, 4096)
+            return found
+        if index < 200:
+            first.append(place)
     return "done"
 
 
