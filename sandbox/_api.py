@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from . import _program, _transfer
 from ._blueprint import DRAWINGS, root_for
-from ._drive import begin, supervise
+from ._drive import begin, end, supervise
 from ._environment import GUEST_ENVIRONMENT, checked_environment
 from ._errors import ClosedError
 from ._jail import Jail
@@ -30,6 +29,9 @@ from ._runtime import RUNTIME
 from ._streams import make_streams
 from ._task import Task, function_task, program_task
 from ._visible import Visible
+
+# How often a call that waits for its turn looks whether there will be one.
+_LOOK_AGAIN = 0.1
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -72,7 +74,8 @@ class Sandbox:
         allow_missing: Collection[str] = (),
     ) -> None:
         self._jail: Jail | None = None
-        self._process: weakref.ref[Process] | None = None
+        self._talking: str | None = None
+        self._holder: int | None = None
         self._state = "new"
         check_platform()
         if limits is not None and not isinstance(limits, Limits):
@@ -122,10 +125,12 @@ class Sandbox:
         if jail is None or self._owner != os.getpid():
             return
         jail.cancel()
+        if self._holder == threading.get_ident():
+            return  # a consumer of this very call: `_release` buries it
         with self._lock:
-            jail, self._jail = self._jail, None
-            if jail is not None:
-                _bury(jail)
+            buried, self._jail = self._jail, None
+            if buried is not None:
+                _bury(buried)
 
     def __del__(self) -> None:
         if getattr(self, "_jail", None) is not None and self._owner == os.getpid():
@@ -238,9 +243,12 @@ class Sandbox:
         """
         program = self._program(argv, files, collect, cwd, env)
         self._check_open()
-        with ExitStack() as at_end, ExitStack() as if_it_fails:
+        with ExitStack() as if_it_fails:
             self._acquire()
-            at_end.callback(self._lock.release)
+            at_end = ExitStack()  # closed by the poller
+            if_it_fails.callback(at_end.close)
+            at_end.callback(self._release)  # which keeps this object alive as long
+            self._talking = program.argv[0]
             streams, pipes = make_streams(stdin, stdout, stderr)
             if_it_fails.callback(pipes.close)
             with closing(streams):
@@ -248,8 +256,16 @@ class Sandbox:
                 jail, number = self._usable_jail(), self._next_number()
                 call = begin(jail, number, self._limits, task)
             process = Process(program.argv, pipes)
-            process._start(call, RUNTIME.poller, at_end.pop_all())
-            self._process = weakref.ref(process)
+            try:
+                process._start(call, RUNTIME.poller, at_end, self._stop_talking)
+            except BaseException:
+                if RUNTIME.poller.has(call):
+                    if_it_fails.pop_all()  # all of it is the poller's
+                    process.kill()
+                else:
+                    end(jail, call)
+                    process._forsake()
+                raise
             if_it_fails.pop_all()
         return process
 
@@ -269,28 +285,45 @@ class Sandbox:
         environment = self._environment | checked_environment(env or {})
         return _program.checked(argv, environment, files or {}, collect, cwd)
 
+    def _stop_talking(self) -> None:
+        """A program of `popen` was killed: its end may be waited for."""
+        self._talking = None
+
     def _supervise(self, task: Task) -> Outcome:
         self._acquire()
+        self._holder = threading.get_ident()
         try:
             return supervise(self._usable_jail(), self._next_number(), self._limits, task)
         finally:
-            self._lock.release()
+            self._release()
 
     def _acquire(self) -> None:
-        """The turn of this call. A program that `popen` started is not waited for: who should end
-        it may be this very thread."""
-        self._check_open()
-        process = None if self._process is None else self._process()
-        if process is not None and process.ended is None:
-            raise ClosedError(
-                f"{process!r} has this sandbox until it ends; wait for it, or open another one"
-            )
-        self._lock.acquire()
-        try:
+        """The turn of this call. What only this very thread could end is not waited for: a program
+        that `popen` started, or the call whose consumer asks."""
+        while True:
             self._check_open()
-        except BaseException:
-            self._lock.release()
-            raise
+            if self._talking is not None:
+                raise ClosedError(
+                    f"{self._talking!r}, which popen started, has this sandbox until it ends; wait "
+                    "for it, or open another one"
+                )
+            if self._holder == threading.get_ident():
+                raise ClosedError("this sandbox is asked by a consumer of its own call's output")
+            if self._lock.acquire(timeout=_LOOK_AGAIN):
+                break
+        if self._state != "open":
+            self._release()
+            self._check_open()
+
+    def _release(self) -> None:
+        """The end of a turn; of a sandbox that was closed meanwhile, the end of its jail."""
+        self._holder = self._talking = None
+        jail = None
+        if self._state == "closed":
+            jail, self._jail = self._jail, None
+        self._lock.release()
+        if jail is not None:
+            _bury(jail)
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and

@@ -7,6 +7,7 @@ checked for its form, and believed only where nothing depends on it but the call
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import select
 import socket
@@ -24,8 +25,17 @@ class ChannelLost(Exception):
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """A connected pair; both ends close on exec."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """A connected pair; both ends close on exec. Neither is 0, 1 or 2, which are free in a program
+    that was started without them: what writes to its stdout would write to a launcher."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return _above_the_standard_ones(one), _above_the_standard_ones(other)
+
+
+def _above_the_standard_ones(end: socket.socket) -> socket.socket:
+    if end.fileno() > 2:
+        return end
+    with end:
+        return socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def send(channel: socket.socket, message: object, descriptors: Sequence[int] = ()) -> None:

@@ -50,9 +50,11 @@ class Channels:
             # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
             self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.result.setblocking(False)
-            self._store = _new_store(self._most, made) if task.memory < 0 else os.dup(task.memory)
-            made += [] if task.memory < 0 else [self._store]
-            made.append(os.dup(self._store))
+            if task.parcel is None:
+                self._store = _new_store(self._most)
+            else:
+                self._store = task.parcel.hand_over()
+            made += [self._store, os.dup(self._store)]
             given = task.streams or _CAPTURED
             self.stdout, stdout = _capture(keep, task.stdout, given.stdout, made)
             self.stderr, stderr = _capture(keep, task.stderr, given.stderr, made)
@@ -71,8 +73,8 @@ class Channels:
 
     def let_go(self) -> None:
         """Close the worker's ends here: init has its copies, or never will."""
-        _channel.close_all(self._theirs)
-        self._theirs = []
+        theirs, self._theirs = self._theirs, []
+        _channel.close_all(theirs)
 
     @property
     def frame(self) -> _wire.Frame | None:
@@ -174,7 +176,9 @@ class Channels:
 
     def close(self) -> None:
         """Give the store's memory back."""
-        os.close(self._store)
+        store, self._store = self._store, -1
+        if store >= 0:
+            os.close(store)
 
     def forget(self) -> None:
         """Close everything: of a forked child, its copies."""
@@ -199,11 +203,10 @@ def _capture(
     return Capture(read_end, keep, sink), write_end
 
 
-def _new_store(size: int, made: list[int]) -> int:
+def _new_store(size: int) -> int:
     """Memory for a large result: made here, its size fixed for good, its pages charged to whoever
     writes them. Read only when every process that could still write is dead."""
     store = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    made.append(store)
     os.ftruncate(store, size)
     seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(store, fcntl.F_ADD_SEALS, seals)

@@ -113,7 +113,10 @@ def collect(scratch: int, folder: str, patterns: Patterns, most_bytes: int) -> C
     """The wanted regular files below `folder` of the file system that `scratch` is a descriptor of,
     `most_bytes` in all. Names that are not UTF-8 have surrogate escapes."""
     collector = _Collector(patterns, most_bytes)
-    root = open_beneath(scratch, os.fsencode(folder), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        root = open_beneath(scratch, os.fsencode(folder), os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:  # a guest can forbid its own user, which an ordinary host is, too
+        return Collected(refused={"**": error.strerror or type(error).__name__})
     collector.run(root)
     return collector.found
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import select
-import time
 
 from ._errors import ProgramError
 from ._jail import Jail
 from ._models import Limits, Outcome
 from ._outcome import outcome_of
-from ._supervisor import Supervisor
+from ._supervisor import Supervisor, milliseconds_until
 from ._task import Task
 
 
@@ -21,7 +20,7 @@ def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
         call.begin()
         _drive(call)
     except BaseException:
-        _end(jail, call)
+        end(jail, call)
         raise
     return conclude(call)
 
@@ -32,7 +31,7 @@ def begin(jail: Jail, number: int, limits: Limits, task: Task) -> Supervisor:
     try:
         call.begin()
     except BaseException:
-        _end(jail, call)
+        end(jail, call)
         raise
     return call
 
@@ -67,12 +66,10 @@ def _drive(call: Supervisor) -> None:
         poll = select.poll()
         for descriptor, events in call.interests().items():
             poll.register(descriptor, events)
-        deadline = call.deadline()
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        call.advance(poll.poll(timeout))
+        call.advance(poll.poll(milliseconds_until(call.deadline())))
 
 
-def _end(jail: Jail, call: Supervisor) -> None:
+def end(jail: Jail, call: Supervisor) -> None:
     """Of a call whose driver was interrupted; interrupted again, the jail is killed."""
     try:
         call.cancel()

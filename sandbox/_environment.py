@@ -17,10 +17,13 @@ GUEST_ENVIRONMENT = {
 
 # Well below what one message to a jail's init may hold.
 _MOST_ENVIRONMENT = 64 << 10
+_MOST_VARIABLES = 2048
 
 
 def checked_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Raises TypeError, ValueError."""
+    if len(env) > _MOST_VARIABLES:
+        raise ValueError(f"env: {len(env)} variables are more than {_MOST_VARIABLES}")
     size = 0
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):

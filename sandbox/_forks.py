@@ -29,4 +29,7 @@ def release(holder: Holder) -> None:
 def forget_all() -> None:
     """In a forked child, where no other thread runs."""
     while _HOLDERS:
-        _HOLDERS.pop().forget()
+        try:
+            _HOLDERS.pop().forget()
+        except OSError:
+            pass  # another thread was about to close it when the fork came

@@ -147,9 +147,9 @@ class Jail:
 
     def bury(self) -> None:
         """After its end: close our descriptors."""
+        _forks.release(self)
         with self._pidfd_lock:
             self.forget()
-        _forks.release(self)
 
     def forget(self) -> None:
         """Close our descriptors, end nothing: of a forked child, its copies."""

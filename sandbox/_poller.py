@@ -7,11 +7,10 @@ import logging
 import os
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
-from ._supervisor import Supervisor
+from ._supervisor import Supervisor, milliseconds_until
 
 
 class Poller:
@@ -19,29 +18,36 @@ class Poller:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked: deque[Callable[[], None]] = deque()
+        self._given: deque[tuple[Supervisor, Callable[[], None]]] = deque()
+        self._cancelled: deque[Supervisor] = deque()
         self._running: dict[Supervisor, Callable[[], None]] = {}
         self._wake = -1
         self._thread: threading.Thread | None = None
 
     def drive(self, call: Supervisor, done: Callable[[], None]) -> None:
-        """Drive a call that has begun; `done` is called once, when it is over."""
-        self._ask(lambda: self._running.__setitem__(call, done))
+        """Drive a call that has begun; `done` is called once, when it is over. If this raises, ask
+        `has` whose the call is."""
+        self._start()
+        self._given.append((call, done))
+        os.eventfd_write(self._wake, 1)
+
+    def has(self, call: Supervisor) -> bool:
+        """Whether it was given to this poller and is not over."""
+        return call in self._running or any(given is call for given, _ in list(self._given))
 
     def cancel(self, call: Supervisor) -> None:
         """End a call for the host's own reasons."""
-        self._ask(call.cancel)
+        self._cancelled.append(call)
+        os.eventfd_write(self._wake, 1)
 
-    def _ask(self, what: Callable[[], None]) -> None:
+    def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                self._thread = threading.Thread(
-                    target=self._run, name="sandbox-poller", daemon=True
-                )
-                self._thread.start()
-            self._asked.append(what)
-        os.eventfd_write(self._wake, 1)
+                if self._wake < 0:
+                    self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                thread = threading.Thread(target=self._run, name="sandbox-poller", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def forget(self) -> None:
         """In a forked child: the thread is the parent's."""
@@ -51,12 +57,17 @@ class Poller:
     def _run(self) -> None:
         while True:
             ready = self._wait()
-            while self._asked:
-                _guarded(self._asked.popleft())
+            while self._given:
+                call, done = self._given[0]
+                self._running[call] = done
+                self._given.popleft()
+            while self._cancelled:
+                _guarded(self._cancelled.popleft().cancel)
             for call in list(self._running):
                 self._step(call, ready)
                 if call.done:
-                    self._end(call)
+                    _guarded(self._running[call])
+                    del self._running[call]
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()
@@ -67,8 +78,7 @@ class Poller:
                 poll.register(descriptor, events)
             deadlines.append(call.deadline())
         moments = [moment for moment in deadlines if moment is not None]
-        timeout = max(0.0, min(moments) - time.monotonic()) * 1000 if moments else None
-        ready = dict(poll.poll(timeout))
+        ready = dict(poll.poll(milliseconds_until(min(moments, default=None))))
         if self._wake in ready:
             os.eventfd_read(self._wake)
         return ready
@@ -81,9 +91,6 @@ class Poller:
         except Exception:  # a consumer's; the call ends, the others go on
             logging.getLogger(__name__).exception("a call is ended by what its consumer raised")
             call.cancel()
-
-    def _end(self, call: Supervisor) -> None:
-        _guarded(self._running.pop(call))
 
 
 def _guarded(work: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ._drive import conclude
-from ._errors import ClosedError, SandboxError
+from ._errors import ClosedError, InternalError, SandboxError
 from ._models import Outcome
 from ._streams import Pipes
 from ._supervisor import Supervisor
@@ -100,9 +100,20 @@ class Process:
         state = "running" if not self._over.is_set() else "ended"
         return f"<Process {self.argv[0]!r} {state}>"
 
-    def _start(self, call: Supervisor, poller: Poller, at_end: ExitStack) -> None:
+    def _forsake(self) -> None:
+        """It never was anybody's to wait for."""
+        self._over.set()
+
+    def _start(
+        self, call: Supervisor, poller: Poller, at_end: ExitStack, on_kill: Callable[[], None]
+    ) -> None:
         """Have `poller` drive the call, and close `at_end` behind it."""
-        self._kill = lambda: poller.cancel(call)
+
+        def kill() -> None:
+            on_kill()
+            poller.cancel(call)
+
+        self._kill = kill
         me = weakref.ref(self)  # or a handle that nobody holds would never be collected
 
         def done() -> None:
@@ -113,6 +124,8 @@ class Process:
                     outcome = conclude(call)
             except SandboxError as error:
                 outcome = error
+            except BaseException as error:  # ours; whoever waits must not wait for ever
+                outcome = InternalError(f"the program's outcome could not be made: {error!r}")
             process = me()
             if process is not None:
                 process._result, process.ended = outcome, ended

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from ._collect import Patterns
+from ._openat2 import open_beneath
 
 if TYPE_CHECKING:
     from ._models import Limits
@@ -22,9 +23,12 @@ Content = bytes | bytearray | memoryview | os.PathLike[str] | str | IO[bytes]
 Sink = Callable[[bytes], object] | os.PathLike[str] | str | None
 
 _MOST_ARGUMENTS = 128 << 10
+_MOST_WORDS = 4096  # of a list in a request the worker takes twice that
 _MOST_FILES = 4096
 _PIECE = 1 << 20
 _PROGRAM_STARTS = (b"\x7fELF", b"#!")
+# Not blocking: a FIFO may have come to the place of a file since it was looked at.
+_READ_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def checked_argv(argv: Sequence[StrPath]) -> tuple[str, ...]:
         words.append(text)
     if not words:
         raise ValueError("argv: it is empty; the first word names the program")
+    if len(words) > _MOST_WORDS:
+        raise ValueError(f"argv: {len(words)} words are more than {_MOST_WORDS}")
     if not words[0]:
         raise ValueError("argv[0]: the program's name is empty")
     size = 0
@@ -199,32 +205,44 @@ class Parcel:
     def _add_folder(self, name: str, folder: str) -> None:
         """Its regular files. What else is in there is an error: a link would lead to other files
         than it does on the host."""
-        for path, folders, files in os.walk(folder, onerror=_raise):
+        # By descriptor: a guest may be writing to that folder while it is read.
+        for path, folders, files, here in os.fwalk(folder, onerror=_raise):
             for entry in sorted((*folders, *files)):
                 source = os.path.join(path, entry)
-                mode = os.lstat(source).st_mode
-                if stat.S_ISDIR(mode):
+                if stat.S_ISDIR(os.stat(entry, dir_fd=here, follow_symlinks=False).st_mode):
                     continue
-                if not stat.S_ISREG(mode):
-                    raise ValueError(f"files[{name!r}]: {source!r} is not a regular file or folder")
-                inner = f"{name}/{os.path.relpath(source, folder)}"
-                self._add(checked_name("files", inner), source)
+                inner = checked_name("files", f"{name}/{os.path.relpath(source, folder)}")
+                try:
+                    file = open_beneath(here, os.fsencode(entry), os.O_RDONLY | os.O_NONBLOCK)
+                except OSError as error:
+                    raise ValueError(
+                        f"files[{name!r}]: {source!r} is not a regular file or folder "
+                        f"({error.strerror})"
+                    ) from None
+                self._add_file(inner, source, file)
+
+    def _add_file(self, name: str, source: str, descriptor: int) -> None:
+        """Closes `descriptor`."""
+        with open(descriptor, "rb", buffering=0) as file:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise ValueError(f"files[{name!r}]: {source!r} is not a regular file or folder")
+            self._enter(name, self._copy(name, file), executable=bool(mode & 0o100))
 
     def _add(self, name: str, content: Content) -> None:
-        if isinstance(content, (str, os.PathLike)) and os.path.isdir(content):
+        if isinstance(content, (bytes, bytearray, memoryview)):
+            self._enter(name, self._write(name, memoryview(content).cast("B")))
+        elif not isinstance(content, (str, os.PathLike)):
+            self._enter(name, self._copy(name, content))
+        elif os.path.isdir(content):
             self._add_folder(name, os.fspath(content))
-            return
+        else:
+            source = os.fspath(content)
+            self._add_file(name, source, os.open(source, _READ_FILE))
+
+    def _enter(self, name: str, size: int, executable: bool | None = None) -> None:
         if len(self.table) >= _MOST_FILES:
             raise ValueError(f"files: with {name!r} they are more than {_MOST_FILES}")
-        executable: bool | None = None
-        if isinstance(content, (bytes, bytearray, memoryview)):
-            size = self._write(name, memoryview(content).cast("B"))
-        elif isinstance(content, (str, os.PathLike)):
-            with open(content, "rb", buffering=0) as file:
-                size = self._copy(name, file)
-                executable = bool(os.fstat(file.fileno()).st_mode & 0o100)
-        else:
-            size = self._copy(name, content)
         if executable is None:
             beginning = os.pread(self.descriptor, 4, self._end - size) if size else b""
             executable = beginning.startswith(_PROGRAM_STARTS)
@@ -247,9 +265,15 @@ class Parcel:
             data = data[os.write(self.descriptor, data) :]
         return size
 
+    def hand_over(self) -> int:
+        """The descriptor, from now on the caller's to close."""
+        descriptor, self.descriptor = self.descriptor, -1
+        return descriptor
+
     def close(self) -> None:
-        """Give the memory back."""
-        os.close(self.descriptor)
+        """Give the memory back, unless it was handed over."""
+        if self.descriptor >= 0:
+            os.close(self.hand_over())
 
 
 def _raise(error: OSError) -> None:

@@ -73,6 +73,7 @@ def _limit_help(default: object) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; our exit status."""
+    _open_standard_streams()
     try:
         return _run(options)
     except KeyboardInterrupt:
@@ -92,6 +93,15 @@ def run(options: argparse.Namespace) -> int:
         return 2
 
 
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed some: what we open must not take their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+
+
 def _run(options: argparse.Namespace) -> int:
     argv, files = _program(options)
     if options.collect and options.into is None:
@@ -107,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
     with sandbox:
         outcome = sandbox.exec(
             argv,
-            stdin=_stdin(),
+            stdin=open(0, "rb", buffering=0, closefd=False),  # noqa: SIM115
             files=files,
             env=dict(_pair("--env", text) for text in options.env),
             cwd=options.cwd,
@@ -165,13 +175,6 @@ def _value(name: str, text: str) -> object:
         except ValueError:
             raise ValueError(f"--{name.replace('_', '-')} {text}: expected a number") from None
     return int(text) if text.isdecimal() else text
-
-
-def _stdin() -> Any:
-    try:
-        return open(0, "rb", buffering=0, closefd=False)
-    except OSError:  # closed by whoever started us
-        return None
 
 
 def _writer(descriptor: int) -> Callable[[bytes], None]:

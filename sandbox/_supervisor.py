@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 # How long a killed call may take to be reaped before the whole jail is killed.
 _GRACE_SECONDS = 20.0
 _LEAST_PAUSE = 0.001
+_LONGEST_POLL = 3600.0
+
+
+def milliseconds_until(moment: float | None) -> float | None:
+    """For poll, which takes no more than 24 days; whoever wakes early looks again."""
+    if moment is None:
+        return None
+    return min(max(0.0, moment - time.monotonic()), _LONGEST_POLL) * 1000
 
 
 class Supervisor:
@@ -261,6 +269,8 @@ class Supervisor:
         if reason == "cancel" and self._asked and self._pidfd < 0:
             return  # `_meet_worker` ends it: to kill the jail instead would cost its files
         self._killed_at = time.monotonic()
+        if self._task.feed is not None:
+            self._task.feed.close()  # nobody needs it any more, and it may be what failed
         if self._pidfd < 0:
             self._give_up(self.facts.fault or "")
             return
@@ -316,16 +326,16 @@ class Supervisor:
 
     def release(self) -> None:
         """Give back every resource of the call, when every process of it is dead."""
+        _forks.release(self)  # first: a child forked in the middle must not close a number twice
         self._channels.close()
         self._close_pidfd()
-        _forks.release(self)
         if self._group is not None and not self._jail.broken:
             self._group.finish()
 
     def _close_pidfd(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def forget(self) -> None:
         """Close descriptors, end nothing: of a forked child, its copies."""

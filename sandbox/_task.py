@@ -25,7 +25,7 @@ class Task:
         kind: ``"run"`` or ``"exec"``, the request's.
         body: the request's.
         needs_cloudpickle: whether init has to import it first.
-        memory: a descriptor of a program's files; -1 for a function, whose result gets memory.
+        parcel: a program's files; a function has none, and gets memory for its result instead.
         feed: a program's standard input; a function's is empty.
         streams: given to the program instead of what the host feeds and captures.
         stdout, stderr: who gets the output as it comes.
@@ -35,7 +35,7 @@ class Task:
     kind: str
     body: Mapping[str, object]
     needs_cloudpickle: bool = False
-    memory: int = -1
+    parcel: Parcel | None = None
     feed: Feed | None = None
     streams: Streams | None = None
     stdout: _Consumer = None
@@ -77,7 +77,7 @@ def program_task(
         yield Task(
             "exec",
             body,
-            memory=parcel.descriptor,
+            parcel=parcel,
             feed=feed,
             streams=streams,
             stdout=_consumer(program.stdout, stack),

@@ -165,6 +165,8 @@ def _signal(facts: Facts) -> int | None:
 
 
 def _failed(facts: Facts) -> bool:
+    if facts.frame is not None and facts.frame.kind == "unstarted":
+        return False  # no guest has run: what an earlier one left full is not why
     return facts.wait_status != 0 or (facts.frame is not None and facts.frame.kind == "raised")
 
 

@@ -164,6 +164,8 @@ class _Launcher:
             return False
         except channel.TooLong:
             return True  # the jail's socket is closed with it: that jail's request has failed
+        if not descriptors:
+            return True
         self._start(message[1], descriptors)
         return True
 

@@ -79,7 +79,7 @@ def split_mappings(most: int) -> str:
     libc.mmap.restype = ctypes.c_void_p
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    first = []
+    first: list[int] = []
     for index in range(most):
         place = libc.mmap(None, 4096, 1 + index % 2, flags, -1, 0)
         if place == ctypes.c_void_p(-1).value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -162,3 +163,13 @@ def test_input_is_live() -> None:
             assert process.stdout.readline() == line
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_nobody_elses(closed: str) -> None:
+    """What the host opens must not take their numbers: a guest's output would go to the launcher."""
+    line = f"exec {shlex.join(command('sh', '-c', 'cat; echo out; exit 7'))} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], timeout=60, env={**os.environ, "PYTHONPATH": ROOT}, check=False
+    )
+    assert done.returncode == 7

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
+from sandbox._program import Parcel
 from tests.lifecycle.traces import until
 
 Make = Callable[..., Sandbox]
@@ -546,3 +547,83 @@ def test_closing_in_another_thread_ends_a_program(make_sandbox: Make) -> None:
         outcome = sandbox.exec(sh("echo x; sleep 1000"), stdout=lambda _: started.set())
         closer.join()
     assert outcome.status == "cancelled"
+
+
+# --- consumers, and what an earlier call left ---------------------------------------------------------
+
+
+def test_a_consumer_that_asks_its_own_sandbox_is_told(box: Sandbox) -> None:
+    def ask(_: bytes) -> None:
+        box.exec(["true"])
+
+    with pytest.raises(ClosedError, match="consumer"):
+        box.exec(sh("echo x; sleep 1000"), stdout=ask)
+    assert box.exec(["true"]).ok
+
+
+def test_a_consumer_may_close_its_own_sandbox(make_sandbox: Make) -> None:
+    with make_sandbox(SMALL, policy="program") as sandbox:
+        outcome = sandbox.exec(sh("echo x; sleep 1000"), stdout=lambda _: sandbox.close())
+        assert outcome.status == "cancelled"
+        assert sandbox._jail is None
+
+
+def test_a_stream_that_fails_costs_the_sandbox_nothing(box: Sandbox) -> None:
+    class Failing(io.RawIOBase):
+        def read(self, _: int = -1) -> bytes:
+            raise KeyError("mine")
+
+    box.exec(sh("echo kept > kept"))
+    with pytest.raises(KeyError, match="mine"):
+        box.exec(["cat"], stdin=Failing())  # type: ignore[arg-type]
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
+def test_full_places_are_not_why_a_program_is_missing(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(disk="128K"), policy="program") as sandbox:
+        sandbox.exec(sh("head -c 1000000 /dev/zero > full"))
+        with pytest.raises(ProgramError, match="no program"):
+            sandbox.exec(["no-such-program"])
+
+
+def test_a_guest_that_forbids_its_own_folder_is_told(box: Sandbox) -> None:
+    """A host that is root may look all the same; an ordinary user's may not."""
+    outcome = box.exec(sh("echo 1 > x; chmod 000 /work"), collect=["x"])
+    assert outcome.ok
+    assert outcome.files == {"x": b"1\n"} or set(outcome.refused) == {"**"}
+    assert box.exec(sh("chmod 755 /work"), cwd="/tmp").ok
+
+
+def test_a_folder_that_changes_while_it_is_read_shows_nothing_else(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    """A link put in place of a file is refused by the open itself, not by a look before it."""
+    (tmp_path / "secret").write_text("of the host")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    done = threading.Event()
+
+    def flip() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            (tmp_path / "file").write_text("real")
+            os.replace(tmp_path / "file", folder / "f")
+            os.symlink(tmp_path / "secret", tmp_path / f"link{number}")
+            os.replace(tmp_path / f"link{number}", folder / "f")
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    seen = set()
+    try:
+        for _ in range(2000):
+            try:
+                parcel = Parcel({"d": folder}, Limits())
+            except (ValueError, FileNotFoundError):
+                continue
+            seen.add(os.pread(parcel.descriptor, 100, 0))
+            parcel.close()
+    finally:
+        done.set()
+        thread.join()
+    assert seen <= {b"real", b""}

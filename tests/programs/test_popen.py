@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -10,7 +11,16 @@ from typing import IO, Any
 
 import pytest
 
-from sandbox import ClosedError, Limits, Process, ProgramError, Sandbox
+from sandbox import (
+    ClosedError,
+    InternalError,
+    Limits,
+    Process,
+    ProgramError,
+    Sandbox,
+    _poller,
+    _process,
+)
 from sandbox._runtime import RUNTIME
 from tests.lifecycle.traces import until
 
@@ -259,3 +269,59 @@ def test_who_ended_first_is_told_by_the_clock(box: Sandbox, other: Sandbox) -> N
         end(first.stdin).close()
         first.wait(30)
     assert before < (second.ended or 0) < (first.ended or 0) < time.monotonic()
+
+
+def test_an_outcome_that_cannot_be_made_is_told_to_who_waits(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise PermissionError("mine")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_process, "conclude", fail)
+        with box.popen(["true"]) as process, pytest.raises(InternalError, match="mine"):
+            process.wait(30)
+    assert box.exec(["true"]).ok
+
+
+def test_limits_of_months_can_be_waited_for(make_sandbox: Make) -> None:
+    """poll takes no more than 24 days."""
+    limits = Limits(wall_time=90 * 86400.0, cpu_time=None)
+    with make_sandbox(limits, policy="program") as sandbox:
+        assert sandbox.exec(["true"]).ok
+        with sandbox.popen(["true"]) as process:
+            assert process.wait(30).ok
+
+
+@pytest.mark.parametrize("where", ["eventfd", "Thread"])
+def test_a_poller_that_cannot_start_leaves_the_sandbox_usable(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "too many")
+
+    box.exec(sh("echo kept > kept"))
+    with monkeypatch.context() as patched:
+        patched.setattr(RUNTIME, "poller", _poller.Poller())
+        patched.setattr(os if where == "eventfd" else threading, where, refuse)
+        with pytest.raises(OSError, match="too many"):
+            box.popen(["sleep", "1000"])
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
+    with box.popen(["true"]) as process:
+        assert process.wait(30).ok
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # never closed, but collected
+def test_a_sandbox_that_only_its_program_holds_stays(make_sandbox: Make) -> None:
+    def start() -> Process:
+        return make_sandbox(SMALL, policy="program").__enter__().popen(["cat"])
+
+    with start() as process:
+        gc.collect()
+        end(process.stdin).write(b"x")
+        end(process.stdin).close()
+        assert process.wait(30).status == "ok"
+        assert end(process.stdout).read() == b"x"
+    until(lambda: not RUNTIME.poller._running, "the poller's part")
+    gc.collect()
+    RUNTIME.reaper.drain()
