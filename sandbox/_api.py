@@ -233,7 +233,8 @@ class Sandbox:
             stdin, stdout: not given, pipes whose other ends are the handle's. Or an end of a pipe,
                 another handle's stream for example: two programs, in two sandboxes, are joined by
                 ``popen(..., stdin=other.stdout)`` without a byte passing the host. A stream that is
-                given is closed here.
+                given is closed here; give it before anything was read from it, since what a
+                buffer has taken stays behind.
             stderr: not given, it is in the outcome; True, a pipe; or an end of one.
             argv, files, collect, cwd, env: as `exec`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -29,8 +30,10 @@ class Feed:
         elif isinstance(content, (str, os.PathLike)):
             self._live = self._opened = os.open(content, os.O_RDONLY | os.O_CLOEXEC)
         elif content is not None:
-            self._live = _pollable(content)
+            self._live = pollable("stdin", content)
             self._source = content if self._live < 0 else None
+            if self._live >= 0:
+                self._left = memoryview(read_ahead(content))
         try:
             self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
         except OSError:
@@ -106,14 +109,39 @@ class Feed:
         self._source = None
 
 
-def _pollable(stream: IO[bytes]) -> int:
+def pollable(what: str, stream: IO[bytes]) -> int:
     """Its descriptor if reading from it can block; -1 for a regular file, whose own position and
-    buffer count, and for what has no descriptor."""
+    buffer count, and for what has no descriptor.
+
+    Raises:
+        TypeError: it has a descriptor that may block, but is more than a buffer over it (a
+            compressed or network stream): what can be polled there is not what it reads.
+    """
     try:
         descriptor = stream.fileno()
-        return -1 if stat.S_ISREG(os.fstat(descriptor).st_mode) else descriptor
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
     except (OSError, AttributeError, ValueError):
         return -1
+    if regular:
+        return -1
+    raw = stream.raw if isinstance(stream, io.BufferedReader) else stream
+    if not isinstance(raw, io.FileIO):
+        raise TypeError(
+            f"{what}: a {type(stream).__name__} cannot be waited for; give a pipe, a file or bytes"
+        )
+    return descriptor
+
+
+def read_ahead(stream: IO[bytes]) -> bytes:
+    """What a buffered reader has taken from its descriptor already, and nobody from it."""
+    if not isinstance(stream, io.BufferedReader):
+        return b""
+    blocking = os.get_blocking(stream.fileno())
+    os.set_blocking(stream.fileno(), False)  # or peek waits where the buffer is empty
+    try:
+        return stream.read1(len(stream.peek()))
+    finally:
+        os.set_blocking(stream.fileno(), blocking)
 
 
 def _write(descriptor: int, data: memoryview) -> int:

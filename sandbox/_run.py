@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ._api import Sandbox
@@ -126,7 +127,9 @@ def _run(options: argparse.Namespace) -> int:
             stderr=None if options.json else _writer(2),
         )
     if options.into is not None:
-        _write_files(options.into, outcome.files)
+        outcome = replace(
+            outcome, refused={**outcome.refused, **_write_files(options.into, outcome.files)}
+        )
     _report(options, outcome)
     return _status(outcome)
 
@@ -194,15 +197,21 @@ def _make_empty(folder: str) -> None:
         )
 
 
-def _write_files(folder: str, files: Mapping[str, bytes]) -> None:
-    """Names come from the guest, but as relative paths of folders and files that it had, and into a
-    folder that was empty: nothing of the host's is there to be followed or replaced."""
+def _write_files(folder: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """What could not be written, with the reason. Names come from the guest, but as relative paths
+    of folders and files that it had, and into a folder that was empty: nothing of the host's is
+    there to be followed or replaced."""
+    failed = {}
     for name, content in files.items():
         path = os.path.join(folder, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(path, flags, 0o644), "wb") as file:
-            file.write(content)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(os.open(path, flags, 0o644), "wb") as file:
+                file.write(content)
+        except OSError as error:
+            failed[name] = f"here: {error.strerror}"
+    return failed
 
 
 def _report(options: argparse.Namespace, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import stat
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def _output(given: IO[bytes] | None) -> tuple[int, IO[bytes] | None]:
 
 
 def _taken(stream: IO[bytes]) -> int:
+    if isinstance(stream, io.BufferedWriter):
+        stream.flush()
     descriptor = os.dup(stream.fileno())
     stream.close()
     return descriptor

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 _UNSTARTED = 127
+_UNFINISHED = b".being-placed"
 
 
 def become(channel: int, number: int, body: dict[str, Any]) -> NoReturn:
@@ -35,11 +36,11 @@ def become(channel: int, number: int, body: dict[str, Any]) -> NoReturn:
     except OSError as error:
         path = body["cwd"]
         if step == "files":
-            path = body["files"][len(placed)][0] if body["files"] else b""
+            path = body["files"][len(placed)][0] if len(placed) < len(body["files"]) else b"/work"
         elif step == "program":
             path, step = body["argv"][0], _why(body, error)
-        for name in reversed(placed):
-            os.unlink(b"/work/" + name)
+        for name in placed:
+            _remove(b"/work/" + name)
         texts = [str(error.errno), path.decode("utf-8", "backslashreplace"), step]
         os.write(channel, wire.encode("unstarted", number, texts))
     finally:
@@ -93,20 +94,34 @@ def _enter(work: int, folders: list[bytes]) -> int:
     return here
 
 
-def _write(here: int, name: bytes, mode: int, offset: int, size: int) -> None:
+def _remove(name: bytes, here: int | None = None) -> None:
     try:
-        os.unlink(name, dir_fd=here)  # what an earlier call left, a link perhaps
-    except FileNotFoundError:
+        os.unlink(name, dir_fd=here)
+    except OSError:
         pass
+
+
+def _write(here: int, name: bytes, mode: int, offset: int, size: int) -> None:
+    """Whole or not at all: beside its place first, then over what an earlier call left there, a
+    link perhaps."""
+    _remove(_UNFINISHED, here)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    file = os.open(name, flags, mode, dir_fd=here)
+    file = os.open(_UNFINISHED, flags, mode, dir_fd=here)
     try:
-        while size:
-            data = os.pread(confine.STORE, min(size, _PIECE), offset)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(file, view) :]
-            offset += len(data)
-            size -= len(data)
+        _copy(file, offset, size)
+        os.rename(_UNFINISHED, name, src_dir_fd=here, dst_dir_fd=here)
+    except OSError:
+        _remove(_UNFINISHED, here)
+        raise
     finally:
         os.close(file)
+
+
+def _copy(file: int, offset: int, size: int) -> None:
+    while size:
+        data = os.pread(confine.STORE, min(size, _PIECE), offset)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+        offset += len(data)
+        size -= len(data)

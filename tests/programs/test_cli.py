@@ -173,3 +173,16 @@ def test_closed_standard_streams_are_nobody_elses(closed: str) -> None:
         ["sh", "-c", line], timeout=60, env={**os.environ, "PYTHONPATH": ROOT}, check=False
     )
     assert done.returncode == 7
+
+
+def test_a_file_that_cannot_be_written_here_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "deep.py"
+    script.write_text(
+        "import os, sys\nopen('kept', 'w').write('kept\\n')\n"
+        "for _ in range(24): os.mkdir('d' * 200); os.chdir('d' * 200)\n"
+        "open('file', 'w').write('1'); sys.exit(7)\n"
+    )
+    done = run("--collect", "**", "--into", str(tmp_path / "out"), str(script))
+    assert done.returncode == 7
+    assert b"was not brought back: here: File name too long" in done.stderr
+    assert (tmp_path / "out" / "kept").read_text() == "kept\n"

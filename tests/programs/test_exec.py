@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import signal
@@ -627,3 +628,42 @@ def test_a_folder_that_changes_while_it_is_read_shows_nothing_else(
         done.set()
         thread.join()
     assert seen <= {b"real", b""}
+
+
+def test_what_a_buffered_stream_has_taken_comes_first(box: Sandbox) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"head\nbody\n")
+    with open(reader, "rb") as stream:
+        assert stream.readline() == b"head\n"
+        os.write(writer, b"rest\n")
+        os.close(writer)
+        assert box.exec(["cat"], stdin=stream).stdout == b"body\nrest\n"
+
+
+def test_a_stream_over_a_stream_is_refused_where_it_cannot_be_waited_for(box: Sandbox) -> None:
+    """Its descriptor gives other bytes than it does."""
+    reader, writer = os.pipe()
+    with (
+        open(reader, "rb") as raw,
+        open(writer, "wb"),
+        gzip.GzipFile(fileobj=raw) as stream,
+        pytest.raises(TypeError, match="GzipFile"),
+    ):
+        box.exec(["cat"], stdin=stream)  # type: ignore[arg-type]
+
+
+def test_a_file_that_does_not_fit_leaves_what_was_there(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(disk="256K"), policy="program") as sandbox:
+        sandbox.exec(sh("echo old > in; head -c 100000 /dev/zero > ballast"))
+        with pytest.raises(ProgramError, match="cannot place the file 'in'"):
+            sandbox.exec(["true"], files={"in": bytes(200_000)})
+        assert sandbox.exec(sh("cat in; ls -A")).stdout == b"old\nballast\nin\n"
+
+
+@pytest.mark.parametrize("number", [4097, 10_000])
+def test_too_many_words_or_variables_are_refused(box: Sandbox, number: int) -> None:
+    with pytest.raises(ValueError, match="words"):
+        box.exec(["echo", *["x"] * number])
+    with pytest.raises(ValueError, match="variables"):
+        box.exec(["true"], env={f"V{n}": "" for n in range(number)})
+    assert box.exec(["echo", *["x"] * 4000]).stdout == b"x " * 3999 + b"x\n"
