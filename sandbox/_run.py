@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from ._api import Sandbox
+from ._capture import Spill
 from ._errors import InternalError, ProgramError, SandboxError, SetupError, Unsupported
 from ._models import Limits, Mount, Outcome, as_dict
 from ._policy_file import SHIPPED
@@ -123,8 +124,8 @@ def _run(options: argparse.Namespace) -> int:
             env=dict(_pair("--env", text) for text in options.env),
             cwd=options.cwd,
             collect=options.collect,
-            stdout=None if options.json else _writer(1),
-            stderr=None if options.json else _writer(2),
+            stdout=None if options.json else Spill(1),
+            stderr=None if options.json else Spill(2),
         )
     if options.into is not None:
         outcome = replace(
@@ -178,15 +179,6 @@ def _value(name: str, text: str) -> object:
         except ValueError:
             raise ValueError(f"--{name.replace('_', '-')} {text}: expected a number") from None
     return int(text) if text.isdecimal() else text
-
-
-def _writer(descriptor: int) -> Callable[[bytes], None]:
-    def write(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-
-    return write
 
 
 def _make_empty(folder: str) -> None:

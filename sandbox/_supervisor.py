@@ -98,8 +98,7 @@ class Supervisor:
             writing = select.POLLOUT if channels.sending else 0
             wanted[channels.result.fileno()] = select.POLLIN | writing
         for stream in (channels.stdout, channels.stderr):
-            if stream.open:
-                wanted[stream.descriptor] = select.POLLIN
+            wanted |= stream.interests()
         if self._task.feed is not None and self._started:
             wanted |= self._task.feed.interests()
         if self._listening:
@@ -234,8 +233,8 @@ class Supervisor:
 
     def _on_output(self, descriptor: int) -> None:
         for stream in (self._channels.stdout, self._channels.stderr):
-            if stream.open and stream.descriptor == descriptor:
-                stream.drain()
+            if descriptor in stream.interests():
+                stream.step()
         limit = self._limits.output
         if limit is not None and self._channels.output_bytes > int(limit):
             self._kill("output")

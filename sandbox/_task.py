@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from ._capture import Spill
 from ._collect import Patterns
 from ._feed import Feed
 from ._models import Limits
@@ -92,10 +93,4 @@ def _consumer(sink: Sink, stack: ExitStack) -> _Consumer:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(sink, flags, 0o666)
     stack.callback(os.close, descriptor)
-    return lambda data: _write_all(descriptor, data)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    return Spill(descriptor)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LACKS, ROOT
+from tests.lifecycle.traces import descendants, until
 
 WAIVED = [word for layer in sorted(LACKS) for word in ("--allow-missing", layer)]
 
@@ -186,3 +187,43 @@ def test_a_file_that_cannot_be_written_here_is_told_and_costs_nothing_else(tmp_p
     assert done.returncode == 7
     assert b"was not brought back: here: File name too long" in done.stderr
     assert (tmp_path / "out" / "kept").read_text() == "kept\n"
+
+
+def test_clocks_hold_while_the_reader_takes_its_time() -> None:
+    text = "head -c 1000000 /dev/zero & while :; do :; done"
+    with subprocess.Popen(
+        command("--cpu-time", "0.3", "--output", "none", "sh", "-c", text),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Nothing is read: the end of the guest is seen in what the host says only when we read.
+        assert until_guest_ends(process.pid)
+        assert len(process.stdout.read()) > 60_000
+        assert process.wait(60) == 124
+        assert b"cpu_time_limit" in process.stderr.read()
+
+
+def until_guest_ends(pid: int) -> bool:
+    """Whether the guest of a `sandbox run` was seen, and then was gone while nobody read."""
+    seen = False
+
+    def gone() -> bool:
+        nonlocal seen
+        spinning = any(name_of(p.pid) == "sh" for p in descendants(pid))
+        seen = seen or spinning
+        return seen and not spinning
+
+    until(gone, "the guest's end")
+    return seen
+
+
+def name_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
