@@ -9,8 +9,8 @@ Of two errnos it takes the newer filter's.
 libseccomp has one default for a whole filter. Ours is EPERM, right for known calls with arguments
 that no rule allows; unknown numbers must be ENOSYS, or libraries built for newer kernels do not
 fall back. So a few instructions in front of the program answer those. libseccomp before 2.6.1 can
-weaken comparisons of 64-bit values: every comparison here is of 32 bits, and the tests interpret
-the very bytes made here.
+weaken comparisons of 64-bit values: every comparison here is of 32 bits. What it emits is not taken
+on trust: `_filter_proof` walks the very bytes before they are used.
 
 Foreign architectures (int 0x80, and x32, which is a bit of the number) are violations.
 """
@@ -28,6 +28,7 @@ from itertools import product
 from types import ModuleType
 
 from ._errors import PolicyError, Unsupported
+from ._filter_proof import NotProvedError, Way, decode, prove
 from ._kernel_tables import kernel_names
 from ._policy import MISS, Policy
 from ._rule_file import init_rules
@@ -39,12 +40,10 @@ _OTHER_TOKENS = {0x40000003: "i386", 0x40000028: "arm"}
 _X32_BIT = 0x40000000
 _X32_TOKEN = 0x4000003E  # libseccomp's own
 
-_BAD_ARCH_ACTION, _OPTIMIZE, _BINARY_TREE = 2, 8, 2  # seccomp_attr_set(3)
+_BAD_ARCH_ACTION, _OPTIMIZE = 2, 8  # seccomp_attr_set(3)
+_BINARY_TREE, _IN_A_ROW = 2, 1  # how a filter finds a call's rules; in 2.5 the tree may be wrong
 _MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _INSTALL = "Install libseccomp 2.5 or newer (apt-get install libseccomp2)"
-
-# One way in which a call passes: (argument, mask, value), all of which must match.
-_Way = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def compile_filters(policy: Policy, machine: str = "") -> Filters:
 
     Raises:
         PolicyError: the policy allows a call that the set-up needs too, in a form that cannot be
-            told apart from the set-up's.
+            told apart from the set-up's; or libseccomp makes a filter of it that does not answer
+            as the policy does.
         Unsupported: no libseccomp here, or no rules for this machine.
     """
     return _compile(policy, machine or os.uname().machine)
@@ -100,6 +100,11 @@ def _compile(policy: Policy, machine: str) -> Filters:
     try:
         first = _front(machine, policy.default) + _first(seccomp, policy, machine)
         last = _last(seccomp, policy, machine)
+    except NotProvedError as error:
+        raise PolicyError(
+            f"policy {policy.name}: this libseccomp makes a filter of it that is not proved to "
+            f"answer as the policy does: {error}. Use fewer conditions, or a newer libseccomp"
+        ) from error
     except OSError as error:
         raise Unsupported("seccomp", f"libseccomp refused a rule: {error}", _INSTALL) from error
     if len(first) > 8 * _MOST_INSTRUCTIONS:
@@ -151,7 +156,7 @@ def _last(seccomp: ModuleType, policy: Policy, machine: str) -> bytes:
     return program.export()
 
 
-def _is_surplus(policy: Policy, call: str, way: _Way, theirs: set[_Way]) -> bool:
+def _is_surplus(policy: Policy, call: str, way: Way, theirs: set[Way]) -> bool:
     """Whether only the set-up may go this way. A filter cannot subtract one way from another, so
     it must lie within one of the guest's or apart from all of them."""
     if any(_within(way, other) for other in theirs):
@@ -165,7 +170,7 @@ def _is_surplus(policy: Policy, call: str, way: _Way, theirs: set[_Way]) -> bool
     )
 
 
-def _within(way: _Way, other: _Way) -> bool:
+def _within(way: Way, other: Way) -> bool:
     return all(
         any(
             arg == its_arg and not its_mask & ~mask and value & its_mask == its_value
@@ -175,7 +180,7 @@ def _within(way: _Way, other: _Way) -> bool:
     )
 
 
-def _apart(way: _Way, other: _Way) -> bool:
+def _apart(way: Way, other: Way) -> bool:
     return any(
         arg == its_arg and mask & its_mask & (value ^ its_value)
         for arg, mask, value in way
@@ -183,9 +188,9 @@ def _apart(way: _Way, other: _Way) -> bool:
     )
 
 
-def _ways_by_call(rules: Iterable[Rule]) -> dict[str, set[_Way]]:
+def _ways_by_call(rules: Iterable[Rule]) -> dict[str, set[Way]]:
     """Call → the ways in which it passes; {()} if always."""
-    found: dict[str, set[_Way]] = {}
+    found: dict[str, set[Way]] = {}
     for rule in rules:
         if rule.action != "allow":
             continue
@@ -202,26 +207,28 @@ class _Program:
     def __init__(self, seccomp: ModuleType, machine: str, default: int) -> None:
         self._seccomp = seccomp
         self._machine = machine
+        self._default = default
         self._filter = seccomp.SyscallFilter(default)
+        self._rules: dict[int, tuple[int, list[Way]]] = {}  # number → action, ways
         token = _TOKENS[machine]
         self._native = token == seccomp.system_arch()
         if not self._native:
             self._filter.add_arch(token)
             self._filter.remove_arch(seccomp.Arch.NATIVE)
-        self._filter.set_attr(_OPTIMIZE, _BINARY_TREE)
 
     def bad_arch(self, action: int) -> None:
         self._filter.set_attr(_BAD_ARCH_ACTION, action)
 
-    def add(self, action: int, call: str, ways: Iterable[_Way] = ((),)) -> None:
-        number = kernel_names().numbers[call].get(self._machine)
-        if number is None:
+    def add(self, action: int, call: str, ways: Iterable[Way] = ((),)) -> None:
+        number = its_number = kernel_names().numbers[call].get(self._machine)
+        if number is None or its_number is None:
             return
         if not self._native:
             # libseccomp takes this machine's numbers, and names it does not know only natively.
             number = self._seccomp.resolve_syscall(self._seccomp.Arch.NATIVE, call)
             if number == -1:
                 return
+        self._rules[its_number] = action, sorted(ways)
         for way in sorted(ways):
             comparisons = [
                 self._seccomp.Arg(arg, self._seccomp.MASKED_EQ, mask, value)
@@ -230,10 +237,27 @@ class _Program:
             self._filter.add_rule(action, number, *comparisons)
 
     def export(self) -> bytes:
+        """The program, proved to answer as the rules say.
+
+        Raises:
+            NotProvedError: libseccomp makes none that does.
+        """
+        try:
+            return self._proved(_BINARY_TREE)
+        except NotProvedError:
+            return self._proved(_IN_A_ROW)
+
+    def _proved(self, layout: int) -> bytes:
+        self._filter.set_attr(_OPTIMIZE, layout)
         with open(os.memfd_create("seccomp filter"), "r+b") as file:
             self._filter.export_bpf(file)
             file.seek(0)
-            return file.read()
+            program = file.read()
+        code = decode(program)
+        for number in _names(self._machine):
+            action, ways = self._rules.get(number, (self._default, []))
+            prove(code, _TOKENS[self._machine], number, ways, action, self._default)
+        return program
 
 
 # --- numbers nobody knows -----------------------------------------------------------------------
