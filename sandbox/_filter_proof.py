@@ -1,12 +1,12 @@
 """Does a compiled filter answer as its rules say? Proved over the bytes, on the host, for every
 value of every argument, before a jail gets them.
 
-A compiler of filters is trusted with everything behind it, and libseccomp is known to have been
-wrong: 2.5.4 with its binary tree makes of one policy in some thousands a filter that allows calls
-no rule allows. So the program is walked along every path that one system call can take, keeping
-what the comparisons passed on the way say about the arguments. That is exact for what libseccomp
-emits for masked comparisons: loads, ANDs, jumps on equality, and on order for the number alone.
-Anything else counts as not proved.
+A compiler of filters is trusted with everything behind it, and libseccomp is known to be wrong:
+2.5.4 makes of one policy in some thousands a filter that allows calls no rule allows. So the
+program is walked along every path that one system call can take, keeping what the comparisons
+passed on the way say about the arguments. That is exact for what libseccomp emits for masked
+comparisons: loads, ANDs, jumps on equality, and on order for the number alone. Anything else counts
+as not proved.
 
 *Not covered*: architectures other than the filter's own, which the first instructions turn away.
 """

@@ -40,8 +40,7 @@ _OTHER_TOKENS = {0x40000003: "i386", 0x40000028: "arm"}
 _X32_BIT = 0x40000000
 _X32_TOKEN = 0x4000003E  # libseccomp's own
 
-_BAD_ARCH_ACTION, _OPTIMIZE = 2, 8  # seccomp_attr_set(3)
-_BINARY_TREE, _IN_A_ROW = 2, 1  # how a filter finds a call's rules; in 2.5 the tree may be wrong
+_BAD_ARCH_ACTION, _OPTIMIZE, _BINARY_TREE = 2, 8, 2  # seccomp_attr_set(3)
 _MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _INSTALL = "Install libseccomp 2.5 or newer (apt-get install libseccomp2)"
 
@@ -128,8 +127,7 @@ def _libseccomp() -> ModuleType:
 def _first(seccomp: ModuleType, policy: Policy, machine: str) -> bytes:
     ours = _ways_by_call(init_rules())
     theirs = _ways_by_call(policy.rules)
-    program = _Program(seccomp, machine, default=seccomp.ERRNO(_number(MISS)))
-    program.bad_arch(seccomp.NOTIFY)
+    program = _Program(seccomp, machine, seccomp.ERRNO(_number(MISS)), bad_arch=seccomp.NOTIFY)
     for call in kernel_names().numbers:
         ways = theirs.get(call, set()) | ours.get(call, set())
         answer = policy.answer(call)
@@ -144,8 +142,8 @@ def _first(seccomp: ModuleType, policy: Policy, machine: str) -> bytes:
 
 def _last(seccomp: ModuleType, policy: Policy, machine: str) -> bytes:
     theirs = _ways_by_call(policy.rules)
-    program = _Program(seccomp, machine, default=seccomp.ALLOW)
-    program.bad_arch(seccomp.ALLOW)  # the first filter's business
+    # Foreign architectures are the first filter's business.
+    program = _Program(seccomp, machine, seccomp.ALLOW, bad_arch=seccomp.ALLOW)
     for call, ways in sorted(_ways_by_call(init_rules()).items()):
         if call not in theirs:
             program.add(seccomp.ERRNO(_number(policy.answer(call))), call)
@@ -202,39 +200,33 @@ def _ways_by_call(rules: Iterable[Rule]) -> dict[str, set[Way]]:
 
 
 class _Program:
-    """One libseccomp filter for one architecture."""
+    """One filter for one architecture, made by libseccomp and proved.
 
-    def __init__(self, seccomp: ModuleType, machine: str, default: int) -> None:
+    libseccomp (2.5.4 at least) joins blocks of different calls that look alike, also where they
+    compare different arguments: some sets of rules come out weaker than they are. A call whose
+    rules came out wrong gets a program of its own in front, where there is nothing to join.
+    """
+
+    def __init__(self, seccomp: ModuleType, machine: str, default: int, bad_arch: int) -> None:
         self._seccomp = seccomp
         self._machine = machine
         self._default = default
-        self._filter = seccomp.SyscallFilter(default)
-        self._rules: dict[int, tuple[int, list[Way]]] = {}  # number → action, ways
-        token = _TOKENS[machine]
-        self._native = token == seccomp.system_arch()
-        if not self._native:
-            self._filter.add_arch(token)
-            self._filter.remove_arch(seccomp.Arch.NATIVE)
-
-    def bad_arch(self, action: int) -> None:
-        self._filter.set_attr(_BAD_ARCH_ACTION, action)
+        self._bad_arch = bad_arch
+        # Number → libseccomp's number for it, action, ways.
+        self._rules: dict[int, tuple[int, int, list[Way]]] = {}
+        self._native = _TOKENS[machine] == seccomp.system_arch()
 
     def add(self, action: int, call: str, ways: Iterable[Way] = ((),)) -> None:
-        number = its_number = kernel_names().numbers[call].get(self._machine)
-        if number is None or its_number is None:
+        number = kernel_names().numbers[call].get(self._machine)
+        if number is None:
             return
+        its_number = number
         if not self._native:
             # libseccomp takes this machine's numbers, and names it does not know only natively.
-            number = self._seccomp.resolve_syscall(self._seccomp.Arch.NATIVE, call)
-            if number == -1:
+            its_number = self._seccomp.resolve_syscall(self._seccomp.Arch.NATIVE, call)
+            if its_number == -1:
                 return
-        self._rules[its_number] = action, sorted(ways)
-        for way in sorted(ways):
-            comparisons = [
-                self._seccomp.Arg(arg, self._seccomp.MASKED_EQ, mask, value)
-                for arg, mask, value in way
-            ]
-            self._filter.add_rule(action, number, *comparisons)
+        self._rules[number] = its_number, action, sorted(ways)
 
     def export(self) -> bytes:
         """The program, proved to answer as the rules say.
@@ -242,22 +234,50 @@ class _Program:
         Raises:
             NotProvedError: libseccomp makes none that does.
         """
-        try:
-            return self._proved(_BINARY_TREE)
-        except NotProvedError:
-            return self._proved(_IN_A_ROW)
-
-    def _proved(self, layout: int) -> bytes:
-        self._filter.set_attr(_OPTIMIZE, layout)
-        with open(os.memfd_create("seccomp filter"), "r+b") as file:
-            self._filter.export_bpf(file)
-            file.seek(0)
-            program = file.read()
-        code = decode(program)
-        for number in _names(self._machine):
-            action, ways = self._rules.get(number, (self._default, []))
-            prove(code, _TOKENS[self._machine], number, ways, action, self._default)
+        program = self._emit(self._rules)
+        faults = self._faults(program)
+        for number in faults:
+            program = _only_for(number, self._emit({number} & self._rules.keys())) + program
+        for fault in self._faults(program).values() if faults else ():
+            raise fault
         return program
+
+    def _emit(self, numbers: Iterable[int]) -> bytes:
+        made = self._seccomp.SyscallFilter(self._default)
+        if not self._native:
+            made.add_arch(_TOKENS[self._machine])
+            made.remove_arch(self._seccomp.Arch.NATIVE)
+        made.set_attr(_OPTIMIZE, _BINARY_TREE)
+        made.set_attr(_BAD_ARCH_ACTION, self._bad_arch)
+        for its_number, action, ways in map(self._rules.__getitem__, numbers):
+            for way in ways:
+                comparisons = [
+                    self._seccomp.Arg(arg, self._seccomp.MASKED_EQ, mask, value)
+                    for arg, mask, value in way
+                ]
+                made.add_rule(action, its_number, *comparisons)
+        with open(os.memfd_create("seccomp filter"), "r+b") as file:
+            made.export_bpf(file)
+            file.seek(0)
+            return file.read()
+
+    def _faults(self, program: bytes) -> dict[int, NotProvedError]:
+        """Why, for each number whose rules `program` is not proved to follow."""
+        code, found = decode(program), {}
+        for number in _names(self._machine):
+            _, action, ways = self._rules.get(number, (0, self._default, []))
+            try:
+                prove(code, _TOKENS[self._machine], number, ways, action, self._default)
+            except NotProvedError as error:
+                found[number] = error
+        return found
+
+
+def _only_for(number: int, program: bytes) -> bytes:
+    """`program`, which always returns, passed over by calls with other numbers."""
+    load, jump_equal, jump = 0x20, 0x15, 0x05
+    front = [(load, 0, 0, 0), (jump_equal, 1, 0, number), (jump, 0, 0, len(program) // 8)]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in front) + program
 
 
 # --- numbers nobody knows -----------------------------------------------------------------------

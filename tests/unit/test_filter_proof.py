@@ -116,8 +116,7 @@ def prove_all(code: list[Instruction], conditional: dict[int, set[Way]]) -> None
 
 
 def test_a_filter_that_libseccomp_gets_wrong_is_made_another_way() -> None:
-    """2.5.4, told to find calls by a binary tree, lets arguments through here that no rule allows:
-    found by the fuzzer."""
+    """2.5.4 lets arguments through here that no rule allows: found by the fuzzer."""
     whole = 0xFFFF_FFFF
     rules = (
         Rule("allow", ("pkey_free",), "first", (Condition(1, (0, 9, 14, 3694146383), whole),)),
@@ -139,7 +138,7 @@ def test_a_filter_that_libseccomp_gets_wrong_is_made_another_way() -> None:
 
 
 def test_a_filter_that_cannot_be_made_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of making one are checked; a proof that fails for both is the policy's error."""
+    """The second way of making one is checked too: what it does not mend is the policy's error."""
     monkeypatch.setattr("sandbox._filter_proof._MOST_STEPS", 3)
     with pytest.raises(PolicyError, match="not proved") as caught:
         compile_filters(Policy("nothing provable", load_policy("base").rules))
