@@ -17,6 +17,7 @@ import msgpack
 
 from ._layers import Layers
 from ._models import Limits, Mount
+from ._mounted import mounted_root
 from ._policy import Policy
 from ._root import RootPlan, plan_root
 from ._seccomp import compile_filters
@@ -35,15 +36,15 @@ class Blueprint:
 
 def root_for(packages: tuple[tuple[str, str], ...], mounts: tuple[Mount, ...]) -> RootPlan:
     """The planned root. Callers' mounts are looked at anew each time; the rest of a process's
-    surroundings (its interpreter, packages, working directory) once. Raises ValueError."""
-    if mounts:
-        return plan_root(packages, mounts)
-    return _plain_root(packages, _surroundings())
+    surroundings (its interpreter, packages, working directory) once. Raises TypeError, ValueError.
+    """
+    plain = _plain_root(packages, _surroundings())
+    return mounted_root(plain, mounts) if mounts else plain
 
 
 @lru_cache(maxsize=32)
 def _plain_root(packages: tuple[tuple[str, str], ...], surroundings: object) -> RootPlan:
-    return plan_root(packages, ())
+    return plan_root(packages)
 
 
 def _surroundings() -> object:

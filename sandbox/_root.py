@@ -8,20 +8,18 @@ import os
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from . import _paths
 from ._errors import Unsupported
-from ._models import Mount
 
-_READ_ONLY = ("ro", "nosuid", "nodev")
-_WRITABLE = ("nosuid", "nodev")
+READ_ONLY = ("ro", "nosuid", "nodev")
 # A device node on a read-only mount can still be written to; nodev would disable it.
 _DEVICE = ("ro", "nosuid")
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _PLACES = ("proc", "tmp", "work", "dev", "dev/shm", "etc", "usr")
 _LINKS = (
     ("dev/fd", "/proc/self/fd"),
@@ -40,11 +38,9 @@ _FILES = {
 _SETTINGS = ("/etc/alternatives", "/etc/java-*-openjdk")
 _COPIED = ("etc/ld.so.cache", "etc/localtime")
 _OWN_PLACES = ("/tmp", "/work", "/dev", "/proc", "/sys", "/etc")
-# Where a caller may not mount: the jail needs them, or they hold what it needs.
-_RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/work", "/etc", "/usr", *(f"/{s}" for s in _SYSTEM))
 
 
-@dataclass
+@dataclass(eq=False)
 class RootPlan:
     """The description of one root. `request` is what crosses to the launcher; `interpreter` and
     `writable` are the places inside that a policy calls @interpreter and @mounts."""
@@ -76,40 +72,41 @@ class RootPlan:
     def shows(self, path: str) -> bool:
         """Whether a bind already shows `path` at its own place."""
         return any(
-            _inside(path, source) for source, target, _ in self.binds if source == "/" + target
+            inside(path, source) for source, target, _ in self.binds if source == "/" + target
         )
 
     def targets(self) -> dict[str, bool]:
         """Every mount the jail will have → whether it is writable, those below the shown host
         folders included."""
         found = {"/": False, "/proc": False, "/tmp": True, "/work": True, "/dev/shm": True}
-        below = _host_mounts()
+        below = [path for _, path in host_mounts()]
         for source, target, options in self.binds:
             found["/" + target] = "ro" not in options
             for mount in below if not source.startswith("image:") else ():
-                if mount != source and _inside(mount, source):
+                if mount != source and inside(mount, source):
                     found[f"/{target}{mount.removeprefix(source)}"] = "ro" not in options
         return found
 
-    def finish(self) -> RootPlan:
-        """Fix what crosses. The identity of what callers mount is part of it: a folder made anew
-        under an old name is another root."""
+    def finish(self, below: Sequence[tuple[int, str]] = ()) -> RootPlan:
+        """Fix what crosses. The identity of what callers mount is part of it, and what the host
+        has mounted `below` that: a folder made anew under an old name is another root."""
         self.request = {
             "directories": list(self.directories),
             "links": self.links,
             "files": self.files,
             "binds": self.binds,
             "identities": self.identities,
+            "below": list(below),
         }
         return self
 
 
-def plan_root(packages: Sequence[tuple[str, str]], mounts: Iterable[Mount]) -> RootPlan:
-    """The root for a guest that sees the interpreter, the system's folders, `packages` (host path
-    and place inside, read-only) and the caller's `mounts`.
+def plan_root(packages: Sequence[tuple[str, str]]) -> RootPlan:
+    """The root for a guest that sees the interpreter, the system's folders and `packages` (host
+    path and place inside, read-only).
 
     Raises:
-        ValueError: a mount that cannot be made, before anything is created.
+        ValueError: a package that the guest could not read, before anything is created.
     """
     plan = RootPlan()
     for place in _PLACES:
@@ -118,15 +115,13 @@ def plan_root(packages: Sequence[tuple[str, str]], mounts: Iterable[Mount]) -> R
     _show_interpreter(plan)
     _hide_packages(plan)
     for source, target in packages:
-        _check_readable(source)
+        check_readable(source)
         plan.mount_point(target, is_folder=os.path.isdir(source))
-        plan.binds.append((source, target.strip("/"), _READ_ONLY))
+        plan.binds.append((source, target.strip("/"), READ_ONLY))
         plan.interpreter.append(target)
     plan.links += _LINKS
     plan.files += _FILES.items()
     _copy_files(plan)
-    for mount in mounts:
-        _add_mount(plan, mount)
     for device in _DEVICES:
         plan.files.append((f"dev/{device}", b""))
         plan.binds.append((f"/dev/{device}", f"dev/{device}", _DEVICE))
@@ -134,18 +129,18 @@ def plan_root(packages: Sequence[tuple[str, str]], mounts: Iterable[Mount]) -> R
 
 
 def _show_system(plan: RootPlan) -> None:
-    plan.binds.append(("/usr", "usr", _READ_ONLY))
-    for name in _SYSTEM:
+    plan.binds.append(("/usr", "usr", READ_ONLY))
+    for name in SYSTEM:
         path = f"/{name}"
         if os.path.islink(path):
             plan.links.append((name, os.readlink(path)))
         elif os.path.isdir(path):
             plan.folder(name)
-            plan.binds.append((path, name, _READ_ONLY))
+            plan.binds.append((path, name, READ_ONLY))
     for path in sorted(found for pattern in _SETTINGS for found in glob.glob(pattern)):
         if os.path.isdir(path):
             plan.folder(path)
-            plan.binds.append((path, path.strip("/"), _READ_ONLY))
+            plan.binds.append((path, path.strip("/"), READ_ONLY))
 
 
 def interpreter() -> str:
@@ -159,19 +154,19 @@ def _show_interpreter(plan: RootPlan) -> None:
         sys.base_exec_prefix,
         os.path.dirname(sysconfig.get_path("stdlib")),
     }
-    plan.interpreter += ["/usr", *(f"/{name}" for name in _SYSTEM if os.path.isdir(f"/{name}"))]
+    plan.interpreter += ["/usr", *(f"/{name}" for name in SYSTEM if os.path.isdir(f"/{name}"))]
     for path in sorted(prefixes | {os.path.realpath(p) for p in prefixes}):
         if not plan.shows(path):
-            if any(_inside(path, place) for place in _OWN_PLACES):
+            if any(inside(path, place) for place in _OWN_PLACES):
                 raise Unsupported(
                     "root",
                     f"the interpreter lies in {path!r}, below a place that is the jail's own",
                     f"Use one outside {', '.join(_OWN_PLACES)}.",
                 )
-            _check_readable(path)
+            check_readable(path)
             plan.interpreter.append(path)
             plan.folder(path)
-            plan.binds.append((path, path.strip("/"), _READ_ONLY))
+            plan.binds.append((path, path.strip("/"), READ_ONLY))
 
 
 def _hide_packages(plan: RootPlan) -> None:
@@ -181,7 +176,7 @@ def _hide_packages(plan: RootPlan) -> None:
     if hidden:
         plan.folder("empty")
     for path in hidden:
-        plan.binds.append(("image:empty", path.strip("/"), _READ_ONLY))
+        plan.binds.append(("image:empty", path.strip("/"), READ_ONLY))
 
 
 def _hidden(plan: RootPlan) -> list[str]:
@@ -201,8 +196,8 @@ def _hidden(plan: RootPlan) -> list[str]:
         path
         for path in found
         if plan.shows(path)
-        and not any(_inside(want, path) for want in needed)
-        and not any(_inside(path, other) for other in found if other != path)
+        and not any(inside(want, path) for want in needed)
+        and not any(inside(path, other) for other in found if other != path)
     )
 
 
@@ -222,47 +217,7 @@ def _copy_files(plan: RootPlan) -> None:
             continue
 
 
-def _add_mount(plan: RootPlan, mount: Mount) -> None:
-    source, target = os.path.abspath(os.fspath(mount.source)), os.fspath(mount.target)
-    if not isinstance(source, str) or not isinstance(target, str):
-        raise TypeError("Mount: source and target are str paths, not bytes")
-    if not target.startswith("/") or os.path.normpath(target) != target or target == "/":
-        raise ValueError(f"Mount: target {target!r} is not a normalised absolute path below /")
-    if any(_inside(target, reserved) for reserved in _RESERVED):
-        raise ValueError(f"Mount: target {target!r} lies over a place the jail needs for itself")
-    for _, shown, _ in plan.binds:
-        if _inside("/" + shown, target):
-            raise ValueError(f"Mount: target {target!r} would cover /{shown}, which the jail needs")
-    kind = _source_kind(source)
-    _check_readable(source)
-    plan.mount_point(target, is_folder=kind == stat.S_IFDIR)
-    # What was checked here is what the launcher has to find: the path may lead elsewhere by then.
-    status = os.stat(source)
-    plan.identities[target.strip("/")] = (status.st_dev, status.st_ino)
-    if mount.writable:
-        plan.writable.append(target)
-    options = _WRITABLE if mount.writable else _READ_ONLY
-    plan.binds.append((os.path.realpath(source), target.strip("/"), options))
-
-
-def _source_kind(source: str) -> int:
-    try:
-        kind = stat.S_IFMT(os.stat(source).st_mode)
-    except OSError as error:
-        raise ValueError(f"Mount: source {source!r}: {error.strerror}") from None
-    if kind not in (stat.S_IFDIR, stat.S_IFREG):
-        raise ValueError(
-            f"Mount: source {source!r} is neither a folder nor a regular file; sockets, FIFOs and "
-            "devices reach past the jail even when mounted read-only"
-        )
-    if _inside(os.path.realpath(source), "/sys"):
-        raise ValueError("Mount: nothing below /sys can be shown; it tells of the whole machine")
-    if os.path.realpath(source) == "/":
-        raise ValueError("Mount: the whole root cannot be shown; name the folder the guest needs")
-    return kind
-
-
-def _check_readable(path: str) -> None:
+def check_readable(path: str) -> None:
     """A host that is root gives guests ids of their own, which own nothing: what they shall see
     must be readable to everybody."""
     if os.geteuid() != 0:
@@ -276,12 +231,18 @@ def _check_readable(path: str) -> None:
         )
 
 
-def _host_mounts() -> list[str]:
+def host_mounts() -> list[tuple[int, str]]:
+    """(mount id, path) of every mount this process sees (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as file:
-        return [
-            os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1")) for line in file
-        ]
+        lines = [line.split(b" ", 5) for line in file]
+    return [(int(fields[0]), os.fsdecode(_unescaped(fields[4]))) for fields in lines]
 
 
-def _inside(path: str, folder: str) -> bool:
+def _unescaped(path: bytes) -> bytes:
+    if b"\\" not in path:
+        return path
+    return path.decode("unicode_escape").encode("latin-1")
+
+
+def inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")

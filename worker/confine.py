@@ -10,7 +10,6 @@ step's name and errno, and no guest code runs.
 from __future__ import annotations
 
 import _signal
-import _socket
 import fcntl
 import os
 
@@ -95,6 +94,7 @@ def confine_jail(jail: Jail) -> None:
         apply_rlimits,
         enter_work_folder,
         prepare_landlock,
+        deny_writable_code,
         drop_capabilities,
         forbid_new_privileges,
         load_first_filter,
@@ -117,7 +117,6 @@ def confine_worker(call: Call) -> None:
         join_call_group,
         start_session,
         take_streams,
-        deny_writable_code,
         enter_landlock,
         close_everything_else,
         load_last_filter,
@@ -276,6 +275,12 @@ def prepare_landlock(jail: Jail) -> None:
         jail.ruleset = landlock.ruleset(level, rules)
 
 
+def deny_writable_code(jail: Jail) -> None:
+    """init's own as well, which makes no code: every worker inherits it, and none can lift it."""
+    if jail.wants("mdwe"):
+        process.deny_writable_code()
+
+
 def drop_capabilities(jail: Jail) -> None:
     """Here the rights over the jail's own namespaces end."""
     capabilities.drop_all()
@@ -325,12 +330,6 @@ def take_streams(call: Call) -> None:
     os.dup2(call.store, STORE, inheritable=False)
 
 
-def deny_writable_code(call: Call) -> None:
-    """Irrevocable across exec, so it is the worker's by policy, not init's."""
-    if call.jail.wants("mdwe"):
-        process.deny_writable_code()
-
-
 def enter_landlock(call: Call) -> None:
     """A domain of the worker's own: init is outside it, so that signals to init are refused."""
     if call.jail.ruleset >= 0:
@@ -356,8 +355,3 @@ def _join(procs: list[int]) -> None:
 def take_guest_signals() -> None:
     """Python's usual SIGINT handler, which the launcher gave up, for guest code."""
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-
-
-def result_socket() -> _socket.socket:
-    """The worker's end of its result channel."""
-    return _socket.socket(fileno=RESULT)

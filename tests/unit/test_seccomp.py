@@ -120,7 +120,6 @@ def test_the_set_ups_calls_are_closed_for_the_guest() -> None:
             ("keyctl", [1, 0], errno.ENOSYS),
             ("prctl", [4, 1], errno.EPERM),
             ("prctl", [1, 0], errno.EPERM),
-            ("prctl", [65, 0], errno.EPERM),
         ):
             number = kernel_names().numbers[call]["x86_64"]
             full = [*args, 0, 0, 0, 0]
