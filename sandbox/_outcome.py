@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Finished:
     """A call that is over. Moments are on the monotonic clock; `started` is 0 if the guest never
-    got a byte; `worker` is what was seen of it at its barrier."""
+    got a byte."""
 
     facts: Facts
     jail: Jail
     group: CallGroup | None
     channels: Channels
-    worker: Mapping[str, Any]
+    isolation: Isolation
     began: float
     started: float
     ended: float
@@ -57,7 +56,7 @@ def outcome_of(call: Finished) -> Outcome:
         violation=facts.violation,
         evidence=verdict.evidence,
         usage=_usage(call, counters),
-        isolation=_isolation(call),
+        isolation=call.isolation,
         message=verdict.message,
     )
 
@@ -135,21 +134,4 @@ def _usage(call: Finished, counters: Counters | None) -> Usage:
         processes_peak=counters.pids_peak,
         oom_kills=counters.oom_kills,
         throttled_time=counters.throttled_time,
-    )
-
-
-def _isolation(call: Finished) -> Isolation:
-    seen, layers = call.jail.seen, call.jail.blueprint.layers
-    limits = {f"jail.{name}": value for name, value in call.jail.limits.items()}
-    if call.group is not None:
-        limits |= {f"call.{name}": value for name, value in call.group.read_back().items()}
-    limits |= {f"rlimit.{name}": value for name, value in seen.rlimits.items()}
-    return Isolation(
-        namespaces=seen.namespaces,
-        shared_namespaces=seen.shared,
-        worker={**call.worker, **seen.id_maps},
-        root=seen.mounts,
-        limits=limits,
-        missing=dict(layers.missing),
-        unobserved=layers.unobserved,
     )

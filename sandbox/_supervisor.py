@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from . import _channel, _forks, _notify, _observe
 from ._channels import Channels
 from ._errors import SandboxError
+from ._isolation import isolation_of
 from ._jail import Jail
-from ._models import Limits
+from ._models import Isolation, Limits
 from ._outcome import Finished
 from ._task import Task
 from ._verdict import Facts, KillReason
@@ -66,6 +67,7 @@ class Supervisor:
         self._listening = True
         self._asked = False
         self._worker: dict[str, Any] = {}
+        self._isolation: Isolation | None = None
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
         self._group: CallGroup | None = jail.group.call() if jail.group else None
@@ -216,9 +218,11 @@ class Supervisor:
 
     def _start(self) -> None:
         self._started = time.monotonic()
+        self._channels.request()
+        # While the worker is at work, and nobody waits for this.
         if self._group is not None and self._limits.cpu_time is not None:
             self._look_at_cpu(self._started)
-        self._channels.request()
+        self._isolation = isolation_of(self._jail, self._group, self._worker)
 
     def _on_denial(self, events: int) -> None:
         self._listening = bool(events & select.POLLIN)
@@ -305,7 +309,7 @@ class Supervisor:
             jail=self._jail,
             group=self._group,
             channels=self._channels,
-            worker=self._worker,
+            isolation=self._isolation or isolation_of(self._jail, self._group, self._worker),
             began=self._began,
             started=self._started,
             ended=self._ended,

@@ -69,6 +69,8 @@ def decide(facts: Facts) -> Verdict:
 def _shown(text: str) -> str:
     """One line for a terminal or a log: the guest's own words in it may hold line ends, escape
     sequences and marks that turn the direction of writing. Whole, they are in `Outcome.error`."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

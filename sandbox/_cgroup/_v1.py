@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from .._errors import SetupError
@@ -227,8 +226,8 @@ class Call:
 
     def counters(self) -> Counters:
         # Also without a kill: the notice of an OOM comes before it, and the host may be faster.
-        counters = self._leaf.counters()
-        return replace(counters, oom_at_jail_limit=int(self._slot.jail.memory.full()))
+        memory = self._slot.jail.memory
+        return self._leaf.counters(oom_at_jail_limit=int(memory.full(memory.peak())))
 
     def finish(self) -> None:
         if not self._finished:

@@ -80,12 +80,12 @@ class Memory:
     def kills(self) -> int:
         return field(self._folder.read_kept("memory.oom_control"), "oom_kill")
 
-    def full(self) -> bool:
-        """Whether the charge came up to the cap since `restart`. (The failure counters do not
-        tell: since 6.15 memory.memsw.failcnt stays 0, and with swap closed it is that cap
+    def full(self, peak: int) -> bool:
+        """Whether the charge, `peak` since `restart`, came up to the cap. (The failure counters do
+        not tell: since 6.15 memory.memsw.failcnt stays 0, and with swap closed it is that cap
         which is hit first.)"""
         cap = self._set[0]
-        return cap is not None and self.peak() >= cap - NOISE
+        return cap is not None and peak >= cap - NOISE
 
     def restart(self) -> None:
         """Forget the last call's peak and notification."""
