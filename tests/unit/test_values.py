@@ -28,8 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from sandbox import _values
-from sandbox._values import ValueRejected, decode_value
+from sandbox._values import ValueRejected, _tables, decode_value
 from worker.values import TooLarge, Unfit, encode_value
 
 CAP = 1 << 26
@@ -710,7 +709,7 @@ def test_a_set_that_probes_the_same_slots_is_seen_to_do_so() -> None:
     # Neighbourhoods make sets ten times as hard to attack: refused are only larger ones.
     keys, fillers = attack(15, 9, 200), attack(15, 9, 0)
     assert len(set(map(hash, keys))) == len(keys)
-    assert _values._set_jumps(keys) > _values._set_jumps(fillers) + 50 * 200
+    assert _tables._set_jumps(keys) > _tables._set_jumps(fillers) + 50 * 200
 
 
 def chunked(code: int, items: list[Any]) -> bytes:
@@ -737,15 +736,15 @@ def test_the_replay_of_a_set_is_what_the_interpreter_does(
     count: int, shift: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables: list[list[int | None]] = []
-    replay = _values._replay
+    replay = _tables._replay
 
     def spy(table: list[int | None], hashes: list[int], run: int) -> int:
         tables.append(table)
         return replay(table, hashes, run)
 
-    monkeypatch.setattr(_values, "_replay", spy)
+    monkeypatch.setattr(_tables, "_replay", spy)
     keys = [(i * 0x9E3779B97F4A7C15 << shift) % (1 << 61) for i in range(count)]
-    _values._set_jumps(keys)
+    _tables._set_jumps(keys)
     orders = [[value for value in table if value is not None] for table in tables]
     made = set(keys)
     assert list(made) in orders
