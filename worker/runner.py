@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 
-from . import confine, program, transfer, values, wire
+from . import confine, program, transfer, unfit, values, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def _run(payload: bytes, cap: int) -> tuple[str, Any]:
         return "raised", _describe(error)
     try:
         return "value", values.encode_value(value, cap)
-    except values.Unfit as error:
+    except unfit.Unfit as error:
         return "unfit", [error.where, error.type_name, error.reason]
-    except values.TooLarge as error:
+    except unfit.TooLarge as error:
         return "too_large", error.at_least
 
 

@@ -1,6 +1,6 @@
 """The document of an encoded value, read as the hostile bytes that it is.
 
-The encoding is described in `worker/values.py`, which writes it for honest guests; a hostile one
+The encoding is described in `worker/encoding.py`, which writes it for honest guests; a hostile one
 writes what it likes. So: nothing is imported, called or looked up because the bytes say so (numpy,
 once an array arrives, is the only import); arrays are the only containers, since msgpack allocates
 them by the length they claim but at most 8192 items at a time, and nests at most 1024 of them;

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from sandbox._values import ValueRejected, _tables, decode_value
-from worker.values import TooLarge, Unfit, encode_value
+from worker.unfit import TooLarge, Unfit
+from worker.values import encode_value
 
 CAP = 1 << 26
 LIST, TUPLE, SET, FROZENSET, DICT, ARRAY, ARRAY_SCALAR = range(1, 8)
