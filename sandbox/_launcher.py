@@ -26,6 +26,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+# Nothing of the application's surroundings. -u: what a guest prints leaves it at once, and is there
+# whatever ends it.
+_FLAGS = ("-I", "-S", "-B", "-u")
 _START_SECONDS = 60.0
 # Blueprints (and the roots built from them) that a launcher keeps.
 _MOST_KNOWN = 32
@@ -173,7 +176,7 @@ def _in_memory(content: object) -> int:
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    command = [_root.interpreter(), "-I", "-S", "-B", _paths.LAUNCHER, str(theirs.fileno())]
+    command = [_root.interpreter(), *_FLAGS, _paths.LAUNCHER, str(theirs.fileno())]
     return subprocess.Popen(
         [*command, *own_paths()],
         stdin=subprocess.DEVNULL,

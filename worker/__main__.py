@@ -1,4 +1,4 @@
-"""Entry: `python -I -S -B <this file> <socket fd> <import folders...>`, started by the host.
+"""Entry: `python -I -S -B -u <this file> <socket fd> <import folders...>`, started by the host.
 
 Runs with the host's rights. Imports all of this program at once and then removes what it needed
 from `sys.path`, so that neither this folder nor what lies beside it can be imported later. Started

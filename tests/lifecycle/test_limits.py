@@ -43,11 +43,12 @@ def tight(make_sandbox: Make) -> Iterator[Sandbox]:
 
 
 def says(guest: Callable[..., Any]) -> Callable[..., Any]:
-    """The guest, after it wrote to both streams."""
+    """The guest, after it wrote to both streams, half a line too, and flushed neither."""
 
     def speak(*args: Any) -> Any:
-        print("to stdout", flush=True)
-        print("to stderr", file=sys.stderr, flush=True)
+        print("to stdout")
+        sys.stdout.write("half a line")
+        sys.stderr.write("to stderr")
         return guest(*args)
 
     return speak
@@ -143,8 +144,8 @@ def test_each_end_has_its_status_evidence_and_exception(
     assert outcome.status == status
     assert outcome.value is None
     assert evidence.items() <= outcome.evidence.items()
-    assert outcome.stdout.startswith(b"to stdout\n")
-    assert outcome.stderr.startswith(b"to stderr\n")
+    assert outcome.stdout.startswith(b"to stdout\nhalf a line")
+    assert outcome.stderr.startswith(b"to stderr")
     assert outcome.message == str(caught.value)
     assert tight.run(divmod, 7, 2) == (3, 1)
 
@@ -160,7 +161,7 @@ def test_full_places_end_a_guest_that_does_not_cope(
         assert (outcome.status, outcome.evidence["limit"]) == ("disk_limit", limit)
         assert outcome.error is not None
         assert "No space left" in outcome.error.message
-        assert outcome.stdout == b"to stdout\n"
+        assert outcome.stdout == b"to stdout\nhalf a line"
 
 
 def test_times_are_kept_to(tight: Sandbox) -> None:
