@@ -17,7 +17,7 @@ from ._drive import begin, end, supervise
 from ._environment import GUEST_ENVIRONMENT, checked_environment
 from ._errors import ClosedError
 from ._jail import Jail
-from ._launcher import Profile
+from ._launcher import LauncherLost, Profile
 from ._layers import check_platform, check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
 from ._packages import own_packages, place
@@ -29,9 +29,6 @@ from ._runtime import RUNTIME
 from ._streams import make_streams
 from ._task import Task, function_task, program_task
 from ._visible import Visible
-
-# How often a call that waits for its turn looks whether there will be one.
-_LOOK_AGAIN = 0.1
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -74,8 +71,6 @@ class Sandbox:
         allow_missing: Collection[str] = (),
     ) -> None:
         self._jail: Jail | None = None
-        self._talking: str | None = None
-        self._holder: int | None = None
         self._state = "new"
         check_platform()
         if limits is not None and not isinstance(limits, Limits):
@@ -91,7 +86,12 @@ class Sandbox:
         self._profile = Profile(tuple(preload), packages)
         self._mounts = tuple(_checked_mounts(mounts))
         self._root = root_for((*packages.shown, *own_packages()), self._mounts)
+        # Held by `with` alone: only so can no interruption leave it held.
         self._lock = threading.Lock()
+        self._holder: int | None = None
+        self._talking: str | None = None
+        self._silent = threading.Event()  # no program of `popen` runs
+        self._silent.set()
         self._owner = os.getpid()
         self._calls = 0
 
@@ -125,12 +125,11 @@ class Sandbox:
         if jail is None or self._owner != os.getpid():
             return
         jail.cancel()
-        if self._holder == threading.get_ident():
-            return  # a consumer of this very call: `_release` buries it
+        if self._is_my_turn():
+            return  # a consumer of this very call: `_supervise` buries it
         with self._lock:
-            buried, self._jail = self._jail, None
-            if buried is not None:
-                _bury(buried)
+            self._wait_for_silence()
+            self._bury_if_closed()
 
     def __del__(self) -> None:
         if getattr(self, "_jail", None) is not None and self._owner == os.getpid():
@@ -243,13 +242,14 @@ class Sandbox:
                 That a program cannot be started is said by `Process.wait`.
         """
         program = self._program(argv, files, collect, cwd, env)
-        self._check_open()
-        with ExitStack() as if_it_fails:
-            self._acquire()
+        self._check_consumer()
+        with self._lock, ExitStack() as if_it_fails:
+            self._await_turn()
             at_end = ExitStack()  # closed by the poller
             if_it_fails.callback(at_end.close)
-            at_end.callback(self._release)  # which keeps this object alive as long
+            at_end.callback(self._fall_silent)  # which keeps this object alive as long
             self._talking = program.argv[0]
+            self._silent.clear()
             streams, pipes = make_streams(stdin, stdout, stderr)
             if_it_fails.callback(pipes.close)
             with closing(streams):
@@ -290,41 +290,55 @@ class Sandbox:
         """A program of `popen` was killed: its end may be waited for."""
         self._talking = None
 
+    def _fall_silent(self) -> None:
+        """A program of `popen` has ended."""
+        self._talking = None
+        self._silent.set()
+
     def _supervise(self, task: Task) -> Outcome:
-        self._acquire()
-        self._holder = threading.get_ident()
-        try:
-            return supervise(self._usable_jail(), self._next_number(), self._limits, task)
-        finally:
-            self._release()
+        self._check_consumer()
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                self._await_turn()
+                return supervise(self._usable_jail(), self._next_number(), self._limits, task)
+            finally:
+                self._holder = None
+                self._bury_if_closed()
 
-    def _acquire(self) -> None:
-        """The turn of this call. What only this very thread could end is not waited for: a program
-        that `popen` started, or the call whose consumer asks."""
-        while True:
-            self._check_open()
-            if self._talking is not None:
-                raise ClosedError(
-                    f"{self._talking!r}, which popen started, has this sandbox until it ends; wait "
-                    "for it, or open another one"
-                )
-            if self._holder == threading.get_ident():
-                raise ClosedError("this sandbox is asked by a consumer of its own call's output")
-            if self._lock.acquire(timeout=_LOOK_AGAIN):
-                break
-        if self._state != "open":
-            self._release()
-            self._check_open()
+    def _is_my_turn(self) -> bool:
+        """Whether this very thread is in a call: its consumer asks. (An interruption may leave the
+        name of a holder behind, but not the lock.)"""
+        return self._holder == threading.get_ident() and self._lock.locked()
 
-    def _release(self) -> None:
-        """The end of a turn; of a sandbox that was closed meanwhile, the end of its jail."""
-        self._holder = self._talking = None
-        jail = None
+    def _check_consumer(self) -> None:
+        self._check_open()
+        if self._is_my_turn():
+            raise ClosedError("this sandbox is asked by a consumer of its own call's output")
+
+    def _await_turn(self) -> None:
+        """Behind the calls of other threads; not behind a program of `popen`, which only this very
+        thread may be able to end, unless it was killed."""
+        self._check_open()
+        if self._talking is not None:
+            raise ClosedError(
+                f"{self._talking!r}, which popen started, has this sandbox until it ends; wait "
+                "for it, or open another one"
+            )
+        self._wait_for_silence()
+        self._check_open()
+
+    def _wait_for_silence(self) -> None:
+        # Asked first: an interruption can leave the lock inside an Event held.
+        if not self._silent.is_set():
+            self._silent.wait()
+
+    def _bury_if_closed(self) -> None:
+        """At the end of a turn, of a sandbox that was closed meanwhile."""
         if self._state == "closed":
             jail, self._jail = self._jail, None
-        self._lock.release()
-        if jail is not None:
-            _bury(jail)
+            if jail is not None:
+                _bury(jail)
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and
@@ -354,6 +368,12 @@ class Sandbox:
         return self._calls
 
     def _make_jail(self) -> Jail:
+        try:
+            return self._try_to_make_jail()
+        except LauncherLost:  # somebody has killed it: once more, with a new one
+            return self._try_to_make_jail()
+
+    def _try_to_make_jail(self) -> Jail:
         groups, no_cgroup = RUNTIME.groups_or_none(waived="cgroup" in self._waived)
         launcher = RUNTIME.launcher(self._profile)
         layers = choose_layers(

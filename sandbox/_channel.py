@@ -12,6 +12,7 @@ import os
 import select
 import socket
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 import msgpack
@@ -21,7 +22,11 @@ _MOST_BYTES = 1 << 16
 
 
 class ChannelLost(Exception):
-    """The other side is gone, or said something that is not a message."""
+    """The other side is `gone`, or said something that is not a message."""
+
+    def __init__(self, reason: str, *, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.gone = gone
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -38,16 +43,24 @@ def _above_the_standard_ones(end: socket.socket) -> socket.socket:
         return socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
 
 
-def send(channel: socket.socket, message: object, descriptors: Sequence[int] = ()) -> None:
-    """Send one message with copies of `descriptors`. Raises ChannelLost."""
+def send(
+    channel: socket.socket,
+    message: object,
+    descriptors: Sequence[int] = (),
+    sent: list[int] | None = None,
+) -> None:
+    """Send one message with copies of `descriptors`. `sent` gets an item in the same moment, as
+    `receive_into` explains. Raises ChannelLost."""
     ancillary = []
     if descriptors:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    # MSG_NOSIGNAL: an application may have given up Python's refusal of SIGPIPE.
+    arguments = ([msgpack.packb(message)], ancillary, socket.MSG_NOSIGNAL)
     try:
-        # MSG_NOSIGNAL: an application may have given up Python's refusal of SIGPIPE.
-        channel.sendmsg([msgpack.packb(message)], ancillary, socket.MSG_NOSIGNAL)
+        ([] if sent is None else sent).extend(starmap(channel.sendmsg, (arguments,)))
     except OSError as error:
-        raise ChannelLost(f"cannot send: {error.strerror}") from None
+        gone = isinstance(error, ConnectionError)
+        raise ChannelLost(f"cannot send: {error.strerror}", gone=gone) from None
 
 
 def readable(descriptor: int, seconds: float = 0.0) -> bool:
@@ -58,25 +71,60 @@ def readable(descriptor: int, seconds: float = 0.0) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def receive(channel: socket.socket) -> tuple[list[Any], list[int]]:
-    """The next message (waiting for it unless the socket is non-blocking): a non-empty list that
-    begins with a string, and the descriptors that came with it. Raises ChannelLost."""
-    size = socket.CMSG_LEN(_MOST_DESCRIPTORS * 4)
+class Inbox:
+    """The messages of one socket, in order. Whoever uses it may be interrupted anywhere, by Ctrl-C
+    or a signal handler: a message stays here, with its descriptors, until `drop`."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._arrived: list[Any] = []
+
+    def __len__(self) -> int:
+        """How many messages were received and not dropped."""
+        return len(self._arrived)
+
+    def get(self, number: int = 0) -> tuple[list[Any], list[int]]:
+        """A message that was not dropped, by its place; waits for it: a non-empty list that begins
+        with a string, and the descriptors that came with it. Raises ChannelLost."""
+        while len(self._arrived) <= number:
+            receive_into(self._arrived, self._channel, _MOST_BYTES, _MOST_DESCRIPTORS * 4)
+        data, ancillary, flags, _ = self._arrived[number]
+        return _decode(data, flags), _descriptors(ancillary)
+
+    def drop(self) -> None:
+        """The first message was seen to; its descriptors are closed."""
+        close_all(_descriptors(self._arrived.pop(0)[1]))
+
+    def close(self) -> None:
+        """Close the descriptors of all messages that are left."""
+        while self._arrived:
+            self.drop()
+
+
+def receive_into(arrived: list[Any], channel: socket.socket, size: int, ancillary: int) -> None:
+    """recvmsg(2), its result appended to `arrived`. In one call of the C library, because between
+    any two of ours an exception may come from a signal handler, and what was received be lost:
+    descriptors, or the word that a call has ended. Raises ChannelLost, BlockingIOError."""
+    arguments = (size, socket.CMSG_SPACE(ancillary), socket.MSG_CMSG_CLOEXEC)
     try:
-        data, ancillary, flags, _ = channel.recvmsg(_MOST_BYTES, size, socket.MSG_CMSG_CLOEXEC)
+        arrived.extend(starmap(channel.recvmsg, (arguments,)))
     except ConnectionError as error:
-        raise ChannelLost(str(error)) from None
-    descriptors = _descriptors(ancillary)
+        raise ChannelLost(str(error), gone=True) from None
+
+
+def receive(channel: socket.socket) -> tuple[list[Any], list[int]]:
+    """The next message, as `Inbox.get`. Raises ChannelLost, and closes the descriptors then."""
+    inbox = Inbox(channel)
     try:
-        return _decode(data, flags), descriptors
+        return inbox.get()
     except ChannelLost:
-        close_all(descriptors)
+        inbox.close()
         raise
 
 
 def _decode(data: bytes, flags: int) -> list[Any]:
     if not data:
-        raise ChannelLost("the other side closed the channel")
+        raise ChannelLost("the other side closed the channel", gone=True)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise ChannelLost("a message was longer than any of ours")
     try:

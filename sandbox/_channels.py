@@ -43,6 +43,7 @@ class Channels:
         self._task = task
         self._reader = _wire.FrameReader(number, program=task.kind == "exec")
         self._outgoing: list[memoryview] = []
+        self._first: list[Any] = []
         keep = _KEEP_UNLIMITED if limits.output is None else int(limits.output)
         made: list[int] = []
         try:
@@ -92,10 +93,16 @@ class Channels:
         """Whether part of the request still waits to be sent."""
         return bool(self._outgoing)
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the worker's first byte was received."""
+        return bool(self._first) and bool(self._first[0][0])
+
     def receive_pid(self) -> int | None:
         """The sender of the worker's first byte, as the kernel says; None at the end of stream."""
-        space = socket.CMSG_SPACE(_UCRED.size)
-        data, ancillary, _, _ = self.result.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+        if not self._first:
+            _channel.receive_into(self._first, self.result, 1, _UCRED.size)
+        data, ancillary, _, _ = self._first[0]
         if not data:
             self._end()
             return None

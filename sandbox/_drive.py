@@ -15,7 +15,7 @@ from ._task import Task
 def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
     """One call from beginning to end, blocking this thread. If the wait is interrupted
     (KeyboardInterrupt, a signal handler's or a consumer's exception) the call is ended first."""
-    call = _made(jail, number, limits, task)
+    call = Supervisor(jail, number, limits, task)
     try:
         call.begin()
         _drive(call)
@@ -27,7 +27,7 @@ def supervise(jail: Jail, number: int, limits: Limits, task: Task) -> Outcome:
 
 def begin(jail: Jail, number: int, limits: Limits, task: Task) -> Supervisor:
     """A call that has begun, for somebody else to drive and conclude."""
-    call = _made(jail, number, limits, task)
+    call = Supervisor(jail, number, limits, task)
     try:
         call.begin()
     except BaseException:
@@ -51,14 +51,6 @@ def conclude(call: Supervisor) -> Outcome:
         error.outcome = outcome
         raise error
     return outcome
-
-
-def _made(jail: Jail, number: int, limits: Limits, task: Task) -> Supervisor:
-    try:
-        return Supervisor(jail, number, limits, task)
-    except BaseException:
-        jail.kill()
-        raise
 
 
 def _drive(call: Supervisor) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _channel, _forks, _observe
 from ._blueprint import Blueprint
 from ._errors import InternalError, SandboxError, SetupError, Unsupported
-from ._launcher import Launcher, userns_remedy
+from ._launcher import Launcher, LauncherLost, userns_remedy
 from ._layers import WAIVABLE
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # From request to ready; generous, because a machine under load is not a broken one.
 _START_SECONDS = 60.0
+_LAST_BREATH = 0.1
 
 
 class Jail:
@@ -44,11 +45,14 @@ class Jail:
         self.group = group
         self.lease = lease
         self.broken = self.cancelled = False
+        # Descriptors of the set-up's messages, whose owner that inbox is until the end.
         self.listener = self.scratch = self.pidfd = -1
         self.uid = lease.take() if lease else os.geteuid()
         self._outside = (self.uid, self.uid if lease else os.getegid())
         self._pidfd_lock = threading.Lock()
         self.control, self._theirs = _channel.pair()
+        self._set_up = _channel.Inbox(self.control)
+        self.inbox = _channel.Inbox(self.control)
         _forks.hold(self)
 
     def start(self) -> None:
@@ -67,9 +71,8 @@ class Jail:
 
     def _meet(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        (pid,), (self.pidfd,) = self._expect("born", 1, 1, deadline)
-        self.pid: int = pid
-        _, (self.listener, self.scratch) = self._expect("barrier", 0, 2, deadline)
+        (self.pid,), (self.pidfd,) = self._expect(0, "born", 1, 1, deadline)
+        _, (self.listener, self.scratch) = self._expect(1, "barrier", 0, 2, deadline)
         self.seen = _observe.observe_jail(
             self.pid,
             self.blueprint.layers.namespaces,
@@ -83,18 +86,17 @@ class Jail:
         self._send(["go", dict(self._environment)])
 
     def _expect(
-        self, kind: str, fields: int, descriptors: int, deadline: float
+        self, number: int, kind: str, fields: int, descriptors: int, deadline: float
     ) -> tuple[list[Any], list[int]]:
-        message, received = self._receive(deadline)
+        """The `number`-th message of the set-up, which has to be that one."""
+        message, received = self._receive(number, deadline)
         if message[0] == "failed" and len(message) == 4:
-            _channel.close_all(received)
             raise _failure(message[1], message[2], message[3])
         if message[0] != kind or len(message) != fields + 1 or len(received) != descriptors:
-            _channel.close_all(received)
             raise InternalError(f"expected {kind!r} of the new jail, got {message[0]!r:.50}")
         return message[1:], received
 
-    def _receive(self, deadline: float) -> tuple[list[Any], list[int]]:
+    def _receive(self, number: int, deadline: float) -> tuple[list[Any], list[int]]:
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         poll.register(self.launcher.pidfd, select.POLLIN)
@@ -103,22 +105,27 @@ class Jail:
         if not ready:
             raise InternalError(f"the jail was not ready within {_START_SECONDS:.0f} seconds")
         if self.control.fileno() not in ready:
-            raise InternalError("the launcher ended while it built a jail")
+            raise LauncherLost("the launcher ended while it built a jail")
         try:
-            return _channel.receive(self.control)
+            return self._set_up.get(number)
         except _channel.ChannelLost as lost:
-            raise InternalError(f"the jail's init ended while it was set up: {lost}") from None
+            # A launcher takes its jails along; its own end may show a moment later.
+            ended = _channel.readable(self.launcher.pidfd, _LAST_BREATH)
+            kind = LauncherLost if ended else InternalError
+            raise kind(f"the jail's init ended while it was set up: {lost}") from None
 
-    def _send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+    def _send(
+        self, message: object, descriptors: Sequence[int] = (), sent: list[int] | None = None
+    ) -> None:
         try:
-            _channel.send(self.control, message, descriptors)
+            _channel.send(self.control, message, descriptors, sent)
         except _channel.ChannelLost as lost:
             raise InternalError(f"the jail's init is gone: {lost}") from None
 
-    def call(self, number: int, descriptors: Sequence[int], task: Task) -> None:
-        """Ask init to fork a worker."""
+    def call(self, number: int, descriptors: Sequence[int], task: Task, asked: list[int]) -> None:
+        """Ask init to fork a worker; `asked` has an item from the moment it is asked."""
         options = {"cloudpickle": task.needs_cloudpickle, "stdin": task.has_stdin}
-        self._send(["call", number, options], descriptors)
+        self._send(["call", number, options], descriptors, asked)
 
     @property
     def usable(self) -> bool:
@@ -155,10 +162,9 @@ class Jail:
         """Close our descriptors, end nothing: of a forked child, its copies."""
         self.control.close()
         self._theirs.close()
-        for descriptor in (self.listener, self.scratch, self.pidfd):
-            if descriptor >= 0:
-                os.close(descriptor)
         self.listener = self.scratch = self.pidfd = -1
+        self._set_up.close()
+        self.inbox.close()
 
 
 _STEPS_OF_LAYERS = {

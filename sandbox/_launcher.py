@@ -42,12 +42,17 @@ class Profile:
     packages: Packages
 
 
+class LauncherLost(InternalError):
+    """The launcher ended before a jail stood: another one can make it."""
+
+
 class Launcher:
     """A running launcher. `pidfd` becomes readable when it ends; `facts` is what it said of the
     kernel at its start (trusted: no guest runs in it)."""
 
     def __init__(self, profile: Profile, groups: Sequence[str]) -> None:
         self.owner = os.getpid()
+        self._lost = False
         self._knows: dict[str, None] = {}
         self._lock = threading.Lock()
         ours, theirs = _channel.pair()
@@ -108,7 +113,7 @@ class Launcher:
     @property
     def alive(self) -> bool:
         """Whether the launcher runs and is this process's own (not a fork's parent's)."""
-        if self.owner != os.getpid():
+        if self._lost or self.owner != os.getpid():
             return False
         return not _channel.readable(self.pidfd)
 
@@ -130,10 +135,9 @@ class Launcher:
             try:
                 _channel.send(self.socket, ["jail", message], [*descriptors, *enclosed])
             except _channel.ChannelLost as lost:
-                raise InternalError(
-                    f"the launcher takes no request ({lost}); if it ended, the next call starts a "
-                    "new one"
-                ) from None
+                self._lost = lost.gone  # its sockets close before its pidfd says that it has ended
+                kind = LauncherLost if lost.gone else InternalError
+                raise kind(f"the launcher takes no request: {lost}") from None
             finally:
                 _channel.close_all(enclosed)
             for old in forget:

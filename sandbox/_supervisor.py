@@ -63,15 +63,20 @@ class Supervisor:
         self._task = task
         self._began = time.monotonic()
         self._started = self._ended = 0.0
-        self._pidfd = -1
+        self._pidfds: list[int] = []
         self._listening = True
-        self._asked = False
+        self._asked: list[int] = []
         self._worker: dict[str, Any] = {}
         self._isolation: Isolation | None = None
         self._killed_at: float | None = None
         self._next_cpu_look: float | None = None
         self._group: CallGroup | None = jail.group.call() if jail.group else None
-        self._channels = Channels(number, limits, task)
+        try:
+            self._channels = Channels(number, limits, task)
+        except BaseException:
+            if self._group is not None:
+                self._group.finish()
+            raise
         _forks.hold(self)
 
     def begin(self) -> None:
@@ -79,8 +84,7 @@ class Supervisor:
         procs = self._group.procs_fds() if self._group else []
         descriptors = [*self._channels.theirs, *procs]
         try:
-            self._jail.call(self._number, descriptors, self._task)
-            self._asked = True
+            self._jail.call(self._number, descriptors, self._task, self._asked)
         except SandboxError as error:
             self._fail(str(error))
             self._finish()
@@ -110,7 +114,9 @@ class Supervisor:
         return wanted
 
     def deadline(self) -> float | None:
-        """When `on_time` wants to be called next, on the monotonic clock."""
+        """When `advance` wants to be called next, on the monotonic clock."""
+        if self._jail.inbox or self._unmet:
+            return self._began  # an interruption came between receiving and acting
         if self._killed_at is not None:
             return self._killed_at + _GRACE_SECONDS
         if not self._started:
@@ -167,12 +173,11 @@ class Supervisor:
 
     def _on_control(self) -> None:
         try:
-            message, extra = _channel.receive(self._jail.control)
+            message, _ = self._jail.inbox.get()
         except _channel.ChannelLost:
             self._fail("the jail's init ended during the call")
             self._finish()
             return
-        _channel.close_all(extra)
         if message[0] == "failed" and len(message) == 4:
             step, number, detail = message[1:]
             reason = os.strerror(number) if isinstance(number, int) and number else ""
@@ -180,12 +185,17 @@ class Supervisor:
         elif message[:2] == ["ended", self._number] and isinstance(message[2], int):
             self.facts.wait_status = message[2] & 0xFFFF
             self._finish()
-        else:
+        elif not self._is_stale(message):
             self._fail("the jail's init said something unknown")
             self._finish()
+        self._jail.inbox.drop()
+
+    def _is_stale(self, message: list[Any]) -> bool:
+        """The end of an earlier call, which was interrupted before it was dropped."""
+        return message[0] == "ended" and message[1:2] == [self._number - 1]
 
     def _on_result(self) -> None:
-        if self._pidfd < 0:
+        if not self._pidfds:
             self._meet_worker()
             return
         if self._channels.sending:
@@ -194,6 +204,11 @@ class Supervisor:
         if self._channels.wire_error is not None:
             self._kill("protocol")
 
+    @property
+    def _unmet(self) -> bool:
+        """Whether the worker's first byte came, and was not acted upon."""
+        return self._channels.greeted and not self._pidfds and self._killed_at is None
+
     def _meet_worker(self) -> None:
         """The confined worker's first byte. Its pid comes from the kernel with that byte, is
         pinned, and looked at before the worker gets anything of the guest's."""
@@ -201,13 +216,13 @@ class Supervisor:
             pid = self._channels.receive_pid()
             if pid is None:
                 return
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfds.extend(map(os.pidfd_open, (pid,)))  # see `_channel.receive_into`
             self._worker = _observe.observe_worker(
                 pid, self._jail.pid, filters=self._jail.seen.filters + 1
             )
             if self._group is not None and not self._group.contains(pid):
                 self._fail("the worker is not in its control group")
-        except (OSError, KeyError, ValueError, SandboxError) as error:
+        except (OSError, KeyError, ValueError, SandboxError, _channel.ChannelLost) as error:
             self._fail(f"the worker could not be inspected: {error}")
         if self.facts.fault is not None:
             self._kill("fault")
@@ -269,16 +284,16 @@ class Supervisor:
             self.facts.killed.append(reason)
         if self._killed_at is not None:
             return
-        if reason == "cancel" and self._asked and self._pidfd < 0:
+        if reason == "cancel" and self._asked and not self._pidfds:
             return  # `_meet_worker` ends it: to kill the jail instead would cost its files
         self._killed_at = time.monotonic()
         if self._task.feed is not None:
             self._task.feed.close()  # nobody needs it any more, and it may be what failed
-        if self._pidfd < 0:
+        if not self._pidfds:
             self._give_up(self.facts.fault or "")
             return
         try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfds[0], signal.SIGKILL)
         except ProcessLookupError:
             pass
 
@@ -330,15 +345,13 @@ class Supervisor:
     def release(self) -> None:
         """Give back every resource of the call, when every process of it is dead."""
         _forks.release(self)  # first: a child forked in the middle must not close a number twice
-        self._channels.close()
-        self._close_pidfd()
+        self.forget()
         if self._group is not None and not self._jail.broken:
             self._group.finish()
 
     def _close_pidfd(self) -> None:
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
+        while self._pidfds:
+            os.close(self._pidfds.pop())
 
     def forget(self) -> None:
         """Close descriptors, end nothing: of a forked child, its copies."""
@@ -348,6 +361,10 @@ class Supervisor:
     def advance(self, ready: Sequence[tuple[int, int]]) -> None:
         """Poll said so of `interests`, or the deadline came. The control socket comes last: what
         else was there belongs to the call that it ends."""
+        if self._unmet:
+            self._meet_worker()
+        if self._jail.inbox:
+            self._on_control()
         last = self._jail.control.fileno()
         for descriptor, events in sorted(ready, key=lambda found: found[0] == last):
             if not self.done:

@@ -183,6 +183,8 @@ class _Launcher:
             self._map(request["outside"], jail, (pid, pidfd), mapped)
         except OSError as error:
             _tell(jail, ["failed", step, error.errno or 0, str(error.filename or "")])
+        except Exception as error:  # ours, or a request that makes no sense: the others live on
+            _tell(jail, ["failed", step, 0, _describe(error)])
         finally:
             jail.close()
             for descriptor in (tree, *descriptors[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import FileIO
 
 from .._errors import SetupError
 from ._types import PAGE
@@ -13,14 +14,8 @@ _UNLIMITED = 1 << 62
 
 def read_text(path: str) -> str:
     """The contents of a small file of /proc or cgroupfs."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        chunks = []
-        while chunk := os.read(fd, 1 << 16):
-            chunks.append(chunk)
-        return b"".join(chunks).decode("utf-8", "surrogateescape")
-    finally:
-        os.close(fd)
+    with FileIO(path) as file:
+        return file.readall().decode("utf-8", "surrogateescape")
 
 
 def write_text(path: str, text: str) -> None:

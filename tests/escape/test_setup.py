@@ -62,6 +62,12 @@ def a_missing_source(content: Content) -> Content:
     return {**content, "root": root}
 
 
+def a_name_that_is_none(content: Content) -> Content:
+    root = dict(content["root"])
+    root["directories"] = [*root["directories"], "a\0b"]
+    return {**content, "root": root}
+
+
 def a_filter_that_is_none(content: Content) -> Content:
     return {**content, "first_filter": b"\xff" * 8}
 
@@ -108,6 +114,7 @@ def one_mount_more(content: Content) -> Content:
 FAILING = {
     an_impossible_size: "attach_scratch",
     a_missing_source: "prepare_root",
+    a_name_that_is_none: "prepare_root",
     a_shared_namespace: "confirm_isolation",
     a_writable_mount: "confirm_isolation",
     a_mount_that_honours_setuid: "confirm_isolation",

@@ -224,6 +224,23 @@ def test_a_launcher_killed_between_calls_is_not_noticed(start_app: Callable[...,
     app.leaves_nothing()
 
 
+def test_behind_a_killed_launcher_every_new_sandbox_gets_another(
+    start_app: Callable[..., App],
+) -> None:
+    """Its sockets close before anybody can see that it has ended."""
+    app = start_app(
+        "from sandbox._runtime import RUNTIME\n"
+        "for number in range(20):\n"
+        "    with make() as s:\n"
+        "        s.run(int)\n"
+        "        os.kill(s._jail.launcher.pid, signal.SIGKILL)\n"
+        "    with make() as s: assert s.run(int, str(number)) == number\n"
+        "tell('done')"
+    )
+    assert app.heard() == "done"
+    assert app.status() == 0
+
+
 def test_a_killed_worker_is_the_guests_own_end(start_app: Callable[..., App]) -> None:
     app = in_call(
         start_app,
