@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
+import re
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from sandbox import (
     SandboxError,
     TransferError,
 )
+from tests.conftest import ROOT
 from tests.lifecycle.apps import App
 from tests.lifecycle.traces import traces
 
@@ -34,11 +38,13 @@ LIMITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cpu_time": math.nan}, ValueError, "cpu_time"),
     ({"cpu_time": math.inf}, ValueError, "cpu_time"),
     ({"cpu_time": 1e300}, ValueError, "cpu_time"),
+    ({"cpu_time": 10**400}, ValueError, "^cpu_time"),
     ({"cpu_time": True}, TypeError, "cpu_time"),
     ({"cpu_time": "2"}, TypeError, "cpu_time"),
     ({"memory": 0}, ValueError, "memory"),
     ({"memory": -5}, ValueError, "memory"),
     ({"memory": 1 << 60}, ValueError, "memory"),
+    ({"memory": "9" * 400 + "M"}, ValueError, "^memory"),
     ({"memory": 1e9}, TypeError, "memory"),
     ({"memory": "256Q"}, ValueError, "256Q"),
     ({"memory": "-1M"}, ValueError, "-1M"),
@@ -52,6 +58,7 @@ LIMITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"open_files": 3}, ValueError, "open_files"),
     ({"inodes": -1}, ValueError, "inodes"),
     ({"stack": 1}, ValueError, "stack"),
+    ({"stack": 1 << 50}, ValueError, "stack"),
     ({"output": -1}, ValueError, "output"),
     ({"cpus": 0}, ValueError, "cpus"),
     ({"cpus": math.nan}, ValueError, "cpus"),
@@ -59,7 +66,7 @@ LIMITS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "kind", "text"), LIMITS, ids=str)
+@pytest.mark.parametrize(("values", "kind", "text"), LIMITS, ids=lambda v: str(v)[:60])
 def test_absurd_limits(values: dict[str, Any], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         Limits(**values)
@@ -199,22 +206,64 @@ def test_a_sandbox_that_was_never_entered_can_be_closed(make_sandbox: Make) -> N
 
 # --- not this Python, not this system ---------------------------------------------------------------
 
+WITHOUT_THE_REST = """
+import sys
+for name in ("cffi", "cloudpickle", "fcntl", "msgpack", "resource", "tomllib"):
+    sys.modules[name] = None
+"""
+IMPORTING = [
+    ("sys.platform = 'darwin'", "needs Linux.*darwin.*virtual machine"),
+    ("sys.platform = 'win32'; del sys.modules['os'].uname", "needs Linux.*win32"),
+    ("sys.version_info = (3, 10, 0, 'final', 0)", "Python 3.10.*3.11 or newer"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), IMPORTING, ids=["darwin", "win32", "3.10"])
+def test_importing_it_on_an_unsupported_system_says_so(change: str, text: str) -> None:
+    """What such a system lacks is not there, so that the check has to come before all else."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{WITHOUT_THE_REST}{change}\nimport sandbox"],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd="/", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.match(f"sandbox._errors.Unsupported: platform .*{text}", last), done.stderr
+
+
+@pytest.mark.parametrize("name", ["__init__", "_platform", "_errors"])
+def test_what_says_so_can_be_read_by_an_older_python(name: str) -> None:
+    """Annotations too: they are not evaluated."""
+    path = Path(ROOT, "sandbox", f"{name}.py")
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert name == "__init__" or "__future__" in modules
+
+
+CONSTRUCTING = [
+    ("import sys; sys.platform = 'darwin'", "Linux"),
+    ("import sys; sys.version_info = (3, 10, 0, 'final', 0)", "3.11"),
+    ("import sys; sys.maxsize = (1 << 31) - 1", "32-bit"),
+    ("import sys; sys.implementation.name = 'pypy'", "pypy"),
+    ("import os; u = os.uname(); os.uname = lambda: type(u)((*u[:4], 's390x'))", "s390x"),
+    ("import os; u = os.uname(); os.uname = lambda: type(u)((*u[:4], 'i686'))", "i686"),
+]
+
 
 @pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ("import sys; sys.platform = 'darwin'", "Linux"),
-        ("import sys; sys.version_info = (3, 10, 0, 'final', 0)", "3.11"),
-        ("import os; u = os.uname(); os.uname = lambda: type(u)((*u[:4], 's390x'))", "s390x"),
-    ],
+    ("change", "text"), CONSTRUCTING, ids=["system", "version", "32-bit", "pypy", "s390x", "i686"]
 )
-def test_an_unsupported_platform_is_named(
+def test_an_unsupported_platform_is_named_before_anything_is_made(
     start_app: Callable[..., App], change: str, text: str
 ) -> None:
+    """Nothing is ever entered here."""
     app = start_app(
-        f"{change}\ntry:\n    make().__enter__()\n"
-        "except Unsupported as error:\n    tell([error.feature, str(error)])"
+        f"{change}\ntry:\n    make()\n"
+        "except Unsupported as error:\n"
+        "    tell([error.feature, error.remedy, str(error), RUNTIME._groups is None])"
     )
-    feature, message = app.heard()
+    feature, remedy, message, pristine = app.heard()
+    assert feature == "platform"
     assert text in message
-    assert feature
+    assert remedy
+    assert pristine
