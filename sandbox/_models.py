@@ -220,7 +220,8 @@ class Isolation:
         worker: fields of the worker's /proc/PID/status and relatives, read before it received a
             byte of the guest's code: seccomp mode and filter count, the five capability sets,
             no_new_privs, id maps, session, terminal.
-        root: the jail's mounts as its mountinfo shows them: target → options.
+        root: the jail's mounts as its mountinfo shows them: target → file system and options; for
+            `/proc` and the writable places also those of the file system itself (subset, size).
         limits: the values read back from the cgroup files and /proc/PID/limits.
         missing: layers that are not in force, waived or absent from this kernel, with the reason.
         unobserved: layers the trusted set-up applied, with an error had it failed, but which
