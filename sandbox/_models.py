@@ -150,9 +150,13 @@ class Mount:
     """A folder or file of the host shown to the guest.
 
     Attributes:
-        source: an existing path on the host.
-        target: an absolute path inside the jail; not one that the jail needs for itself.
+        source: an existing folder or regular file of the host; nothing of /proc, /sys or /dev.
+        target: an absolute path inside the jail; not one that the jail needs for itself. In an
+            earlier mount, an entry that is there.
         writable: False mounts it read-only; either way nosuid and nodev.
+
+    Raises:
+        TypeError, ValueError: by `Sandbox`, naming the argument.
     """
 
     source: str | os.PathLike[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import os
 import re
@@ -86,7 +87,26 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"mounts": [Mount("/usr/share", "/proc")]}, ValueError, "the jail needs"),
     ({"mounts": [Mount("/usr/share", "/work/x")]}, ValueError, "the jail needs"),
     ({"mounts": [Mount("/", "/host")]}, ValueError, "whole root"),
-    ({"mounts": [Mount("/sys", "/s")]}, ValueError, "/sys"),
+    ({"mounts": [Mount("/sys", "/s")]}, ValueError, "/sys.*whole machine"),
+    ({"mounts": [Mount("/proc", "/p")]}, ValueError, "source '/proc'.*whole machine"),
+    ({"mounts": [Mount("/proc/self", "/p")]}, ValueError, "source '/proc/.*whole machine"),
+    ({"mounts": [Mount("/proc/cpuinfo", "/p")]}, ValueError, "source '/proc/cpuinfo' is on proc"),
+    ({"mounts": [Mount("/dev", "/d")]}, ValueError, "source '/dev'.*device nodes"),
+    ({"mounts": [Mount("", "/data")]}, ValueError, "source is empty"),
+    ({"mounts": [Mount("/usr/share", "")]}, ValueError, "target is empty"),
+    ({"mounts": [Mount("/usr/sh\0are", "/data")]}, ValueError, "source .* NUL"),
+    ({"mounts": [Mount("/usr/share", "/da\0ta")]}, ValueError, "target .* NUL"),
+    ({"mounts": [Mount("/usr/\udcff", "/data")]}, ValueError, "source .* UTF-8"),
+    ({"mounts": [Mount("/usr/share", "/\udcff")]}, ValueError, "target .* UTF-8"),
+    ({"mounts": [Mount(b"/usr", "/data")]}, TypeError, "source.*not bytes"),  # type: ignore[arg-type]
+    ({"mounts": [Mount("/usr", 5)]}, TypeError, "target: expected a path, not int"),  # type: ignore[arg-type]
+    ({"mounts": [Mount("/usr/share", "/data", writable="no")]}, TypeError, "writable.*not str"),  # type: ignore[arg-type]
+    ({"mounts": [Mount("/usr/share", "/data", writable=1)]}, TypeError, "writable.*not int"),  # type: ignore[arg-type]
+    ({"mounts": [Mount("/usr/share", "//usr/lib")]}, ValueError, "normalised"),
+    ({"mounts": [Mount("/usr/share", "/" + "x" * 256)]}, ValueError, "target .* too long"),
+    ({"mounts": [Mount("/usr/share", "/" + "\u00e9" * 128)]}, ValueError, "target .* too long"),
+    ({"mounts": [Mount("/usr/share", "/x" * 2048)]}, ValueError, "target .* too long"),
+    ({"mounts": [Mount("/usr/share", "/empty")]}, ValueError, "the jail needs"),
     ({"mounts": [Mount("/dev/null", "/device")]}, ValueError, "neither a folder nor a regular"),
     ({"mounts": [Mount("/usr/share", "/d"), Mount("/usr/lib", "/d")]}, ValueError, "/d"),
     ({"env": {"A=B": "c"}}, ValueError, "A=B"),
@@ -125,6 +145,85 @@ def test_a_mount_that_reaches_past_the_jail(tmp_path: Path, kind: str) -> None:
             server.bind(str(path))
     with pytest.raises(ValueError, match="sockets, FIFOs"):
         Sandbox(mounts=[Mount(path, "/data")])
+
+
+PLACES = [
+    os.path.dirname(json.__file__),
+    f"{os.path.dirname(os.__file__)}/zz",
+    f"{sys.base_prefix}/bin",
+]
+
+
+@pytest.mark.parametrize("target", PLACES, ids=["there", "new", "bin"])
+def test_a_mount_among_what_the_interpreter_needs(target: str) -> None:
+    with pytest.raises(ValueError, match="lies over a place the jail needs"):
+        Sandbox(mounts=[Mount("/usr/share", target)])
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> str:
+    """A folder with a folder, a file, a link to the folder and a FIFO in it."""
+    for made in (tmp_path, tmp_path / "folder"):
+        made.mkdir(exist_ok=True)
+        made.chmod(0o755)
+    (tmp_path / "file").write_text("the host's")
+    (tmp_path / "file").chmod(0o644)
+    (tmp_path / "link").symlink_to("folder")
+    os.mkfifo(tmp_path / "fifo")
+    return str(tmp_path)
+
+
+# Two mounts, (what of the tree, target): the second one is refused.
+PAIRS = [
+    ("", "/data", "folder", "/data/new", "'/data/new' lies in the mount at '/data'.*not a folder"),
+    ("", "/data", "file", "/data/new", "not a regular file"),
+    ("", "/data", "folder", "/data/new/deep", "not a folder"),
+    ("", "/data", "folder", "/data/file", "not a folder"),
+    ("", "/data", "file", "/data/folder", "not a regular file"),
+    ("", "/data", "file", "/data/fifo", "not a regular file"),
+    ("", "/data", "folder", "/data/link", "not a folder"),
+    ("", "/data", "folder", "/data/link/folder", "not a folder"),
+    ("file", "/data", "folder", "/data/inner", "not a folder"),
+    ("folder", "/data/inner", "file", "/data", "'/data' would cover the mount at '/data/inner'"),
+    ("folder", "/data/inner", "", "/data", "name the outer one first"),
+    ("", "/data", "folder", "/data", "would cover"),
+]
+
+
+@pytest.mark.parametrize(("one", "first", "two", "second", "text"), PAIRS)
+def test_a_mount_in_another_one_that_has_no_place_for_it(
+    tree: str, one: str, first: str, two: str, second: str, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        Sandbox(mounts=[Mount(f"{tree}/{one}", first), Mount(f"{tree}/{two}", second)])
+
+
+def look(*paths: str) -> list[Any]:
+    return [sorted(os.listdir(p)) if os.path.isdir(p) else Path(p).read_text() for p in paths]
+
+
+def test_mounts_in_each_other_where_there_is_a_place(make_sandbox: Make, tree: str) -> None:
+    """Folder over folder, in that one again, and file over file."""
+    mounts = [
+        Mount(tree, "/data"),
+        Mount(tree, "/data/folder", writable=True),
+        Mount("/usr/share", "/data/folder/folder"),
+        Mount(os.__file__, "/data/file"),
+    ]
+    with make_sandbox(mounts=mounts) as sandbox:
+        seen = sandbox.run(look, "/data/folder", "/data/folder/folder", "/data/file")
+    assert seen == look(tree, "/usr/share", os.__file__)
+
+
+LONGEST = "/" + "/".join(["x" * 255] * 15) + "/" + "y" * 254
+NAMES = ["/da\u00a0ta/a\x0cb\x85c\x1cd", "/a b\tc\nd\\040e", "/#\u00f6", LONGEST]
+
+
+@pytest.mark.parametrize("target", NAMES, ids=["other spaces", "escapes", "letters", "longest"])
+def test_a_target_may_have_any_other_name(make_sandbox: Make, tree: str, target: str) -> None:
+    assert len(LONGEST) == 4095
+    with make_sandbox(mounts=[Mount(tree, target, writable=True)]) as sandbox:
+        assert "folder" in sandbox.run(os.listdir, target)
 
 
 HEAD = "schema = 1\nname = 'x'\ndescription = 'for a test'\n"
