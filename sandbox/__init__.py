@@ -7,6 +7,12 @@ with Sandbox(Limits(memory="256M", cpu_time=2)) as s:
     outcome = s.call(function, 3)
 """
 
+# ruff: noqa: E402
+from . import _platform
+
+# First: on another system, or an older Python, what follows cannot even be imported.
+_platform.check_system()
+
 from ._api import Sandbox
 from ._errors import (
     Cancelled,

@@ -18,9 +18,10 @@ from ._environment import GUEST_ENVIRONMENT, checked_environment
 from ._errors import ClosedError
 from ._jail import Jail
 from ._launcher import LauncherLost, Profile
-from ._layers import check_platform, check_waivers, choose_layers
+from ._layers import check_waivers, choose_layers
 from ._models import Limits, Mount, Outcome
 from ._packages import own_packages, place
+from ._platform import check_platform
 from ._policy import Policy
 from ._policy_file import load_policy
 from ._process import Process
@@ -56,7 +57,8 @@ class Sandbox:
 
     Raises:
         TypeError, ValueError, PolicyError: bad arguments, before anything is created.
-        Unsupported: not Linux, or too old a Python; on entering, a layer cannot be put in force.
+        Unsupported: no system, machine or Python for this; on entering, a layer cannot be put in
+            force.
         SetupError: on entering, when the jail cannot be made as asked.
     """
 

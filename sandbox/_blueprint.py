@@ -26,11 +26,12 @@ from ._seccomp import compile_filters
 @dataclass(frozen=True)
 class Blueprint:
     """`content` is what the launcher gets, `key` its digest, `targets` every mount there will be
-    → whether it is writable."""
+    → whether it is writable, `scratch` how many bytes and inodes the writable places have."""
 
     key: str
     content: Mapping[str, Any]
     targets: Mapping[str, bool]
+    scratch: tuple[int, int]
     layers: Layers
 
 
@@ -71,7 +72,7 @@ class Drawings:
     ) -> Blueprint:
         """The blueprint for a jail. Raises PolicyError, Unsupported."""
         rlimits = _rlimits(limits, layers)
-        scratch = (limits.disk, limits.inodes)
+        scratch = (int(limits.disk), limits.inodes)
         # By identity: hashing a policy's rules takes longer than all else here. Both are kept with
         # the blueprint, so that no other object can have their identity meanwhile.
         made_of = (id(policy), id(root), scratch, rlimits, layers, landlock)
@@ -83,13 +84,18 @@ class Drawings:
                 "scratch": [_scratch(*scratch), _executes_scratch(policy)],
                 "rlimits": dict(rlimits),
             }
-            drawn = _draw(policy, root, layers, landlock, settings)
+            drawn = _draw(policy, root, scratch, layers, landlock, settings)
             found = self._drawn[made_of] = (policy, root, drawn)
         return found[2]
 
 
 def _draw(
-    policy: Policy, root: RootPlan, layers: Layers, landlock: int, settings: Mapping[str, Any]
+    policy: Policy,
+    root: RootPlan,
+    scratch: tuple[int, int],
+    layers: Layers,
+    landlock: int,
+    settings: Mapping[str, Any],
 ) -> Blueprint:
     filters = compile_filters(policy)
     content = {
@@ -102,10 +108,10 @@ def _draw(
         "landlock": [landlock, _landlock_rules(policy, root)],
     }
     key = hashlib.sha256(msgpack.packb(content)).hexdigest()
-    return Blueprint(key, content, root.targets(), layers)
+    return Blueprint(key, content, root.targets(), scratch, layers)
 
 
-def _scratch(size: int | str, inodes: int) -> dict[str, str]:
+def _scratch(size: int, inodes: int) -> dict[str, str]:
     return {"size": str(size), "nr_inodes": str(inodes), "mode": "0755"}
 
 

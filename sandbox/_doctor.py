@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ._api import Sandbox
 from ._errors import SandboxError, Unsupported
 from ._layers import WAIVABLE
 from ._models import Outcome
+from ._platform import check_platform
 
 _NAMESPACES = ("user", "pid", "mount", "net", "ipc", "uts", "cgroup", "time")
 
@@ -32,6 +33,8 @@ class Finding:
 def examine() -> tuple[list[Finding], bool]:
     """(what was found, whether a default `Sandbox()` runs)."""
     findings = [_platform()]
+    if findings[0].state == "failed":
+        return findings, False
     waived: set[str] = set()
     while True:
         try:
@@ -66,8 +69,11 @@ def _platform() -> Finding:
     text = (
         f"{platform.system()} {platform.release()} {platform.machine()}, Python {version}, {where}"
     )
-    supported = sys.platform == "linux" and sys.version_info >= (3, 11)
-    return Finding("platform", "ok" if supported else "failed", text)
+    try:
+        check_platform()
+    except Unsupported as error:
+        return Finding("platform", "failed", f"{error.reason} ({text})", error.remedy)
+    return Finding("platform", "ok", text)
 
 
 def _layers(outcome: Outcome, waived: set[str]) -> list[Finding]:
@@ -78,16 +84,18 @@ def _layers(outcome: Outcome, waived: set[str]) -> list[Finding]:
             findings.append(
                 Finding(f"{name} namespace", "ok", f"fresh, inode {seen.namespaces[name]}")
             )
-    findings.append(Finding("root", "ok", f"{seen.root.get('/')}; {len(seen.root)} mounts"))
+    if seen.root:
+        findings.append(Finding("root", "ok", f"{seen.root['/']}; {len(seen.root)} mounts"))
     worker: dict[str, Any] = dict(seen.worker)
     if worker:
         findings.append(Finding("ids", "ok", f"uid_map {worker['uid_map']}, setgroups deny"))
         findings.append(Finding("capabilities", "ok", "all five sets empty"))
         filters = worker["seccomp_filters"]
         findings.append(Finding("seccomp", "ok", f"mode 2, {filters} filters, no_new_privs"))
-    if seen.limits:
-        shown = ", ".join(f"{name}={value}" for name, value in seen.limits.items())
-        findings.append(Finding("cgroup", "ok", shown))
+    # What is missing has its line already, or gets it below.
+    for layer, limits in _limits(seen.limits).items():
+        shown = ", ".join(f"{name}={value}" for name, value in limits.items())
+        findings.append(Finding(layer, "ok", shown))
     for name in seen.unobserved:
         findings.append(Finding(name, "ok", "applied by the set-up (Linux shows it to nobody)"))
     for name, reason in seen.missing.items():
@@ -96,6 +104,16 @@ def _layers(outcome: Outcome, waived: set[str]) -> list[Finding]:
     state = "ok" if outcome.ok else "failed"
     findings.append(Finding("call", state, f"{outcome.status}: {outcome.message}"))
     return findings
+
+
+def _limits(seen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The limits by the layer that keeps them; without a layer that keeps none."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in seen.items():
+        kind, _, limit = name.partition(".")
+        layer, shown = ("rlimits", limit) if kind == "rlimit" else ("cgroup", name)
+        found.setdefault(layer, {})[shown] = value
+    return found
 
 
 def report(*, as_json: bool) -> int:

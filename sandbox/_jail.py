@@ -78,6 +78,7 @@ class Jail:
             self.blueprint.layers.namespaces,
             self._outside,
             self.blueprint.targets,
+            self.blueprint.scratch,
             self.blueprint.content["rlimits"],
         )
         self.limits = self.group.read_back() if self.group else {}

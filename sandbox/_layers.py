@@ -6,7 +6,6 @@ taken only where the kernel has them. Waiving never switches off a layer that is
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,16 +30,6 @@ class Layers:
     namespaces: frozenset[str]
     missing: tuple[tuple[str, str], ...]
     unobserved: tuple[str, ...]
-
-
-def check_platform() -> None:
-    """Raises Unsupported where nothing of this can work."""
-    if sys.platform != "linux":
-        remedy = "Run it on Linux, in a virtual machine if need be."
-        raise Unsupported("platform", f"a sandbox needs Linux, and this is {sys.platform}", remedy)
-    if sys.version_info < (3, 11):  # noqa: UP036 (a checkout on a path was never installed)
-        running = ".".join(map(str, sys.version_info[:2]))
-        raise Unsupported("platform", f"this is Python {running}", "Use Python 3.11 or newer.")
 
 
 def check_waivers(names: Collection[str]) -> frozenset[str]:

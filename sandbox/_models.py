@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -33,40 +32,48 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB)?", re.ASCII)
 
 # Above these a limit is a mistake, not a wish: 2**50 bytes, 100 days.
 _MOST_BYTES = 1 << 50
-_MOST_SECONDS = 100 * 86400.0
+_MOST_SECONDS = 100 * 86400
+# glibc gives every thread that much of the address space, and a thread that it cannot give it to
+# does not start.
+_MOST_STACK = 1 << 34
 
 
-def _size(name: str, value: object, least: int) -> int:
+def _size(name: str, value: object, least: int, most: int) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match is None:
-            raise ValueError(f"{name}: {value!r} is not a size; write bytes or '64K', '256M', '1G'")
-        value = int(float(match[1]) * _UNITS[match[2]])
-    return _count(name, value, least, _MOST_BYTES, "bytes")
+            raise ValueError(
+                f"{name}: {value!r:.60} is not a size; write bytes or '64K', '256M', '1G'"
+            )
+        size = float(match[1]) * _UNITS[match[2]]
+        if size > most:  # infinite, too, as more than 308 digits are
+            raise ValueError(f"{name}: {value!r:.60} is outside {least} to {most} bytes")
+        value = int(size)
+    return _count(name, value, least, most, "bytes")
 
 
 def _count(name: str, value: object, least: int, most: int, unit: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected a number of {unit}, not {type(value).__name__}")
     if not least <= value <= most:
-        raise ValueError(f"{name}: {value} {unit} is outside {least} to {most}")
+        raise ValueError(f"{name}: {_shown(value)} is outside {least} to {most} {unit}")
     return value
 
 
-def _seconds(name: str, value: object) -> float:
+def _number(name: str, value: object, least: float, most: float, unit: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected seconds, not {type(value).__name__}")
-    if not math.isfinite(value) or not 0.001 <= value <= _MOST_SECONDS:
-        raise ValueError(f"{name}: {value} seconds is outside 0.001 to {_MOST_SECONDS:.0f}")
+        raise TypeError(f"{name}: expected a number of {unit}, not {type(value).__name__}")
+    # Compared as it is: NaN is in no range, and an int may be too long for a float.
+    if not least <= value <= most:
+        raise ValueError(f"{name}: {_shown(value)} is outside {least} to {most} {unit}")
     return float(value)
 
 
-def _cpus(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"cpus: expected a number of CPUs, not {type(value).__name__}")
-    if not math.isfinite(value) or not 0.01 <= value <= 4096:
-        raise ValueError(f"cpus: {value} is outside 0.01 to 4096")
-    return float(value)
+def _shown(value: float) -> str:
+    """An int of more than 4300 digits has no text: str() of it is a ValueError."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an int of {value.bit_length()} bits"
+    return str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ class Limits:
         result: bytes of the encoded return value.
         disk: bytes in the writable places of the jail, all calls together.
         inodes: files and folders in the writable places.
-        stack: bytes of the main thread's stack (RLIMIT_STACK).
+        stack: bytes of the main thread's stack (RLIMIT_STACK); 16 GiB at most.
         cpus: how many CPUs' worth of time per second (CFS bandwidth).
 
     Raises:
@@ -114,7 +121,8 @@ class Limits:
 
         for name in ("wall_time", "cpu_time"):
             if getattr(self, name) is not None:
-                put(name, _seconds(name, getattr(self, name)))
+                seconds = getattr(self, name)
+                put(name, _number(name, seconds, 0.001, _MOST_SECONDS, "seconds"))
         least = {
             "memory": 16 << 20,
             "disk": 64 << 10,
@@ -127,13 +135,14 @@ class Limits:
             if value is None and name not in ("memory", "file_size", "output"):
                 raise TypeError(f"{name}: cannot be unlimited")
             if value is not None:
-                put(name, _size(name, value, least.get(name, 0)))
+                most = _MOST_STACK if name == "stack" else _MOST_BYTES
+                put(name, _size(name, value, least.get(name, 0), most))
         if self.processes is not None:
             _count("processes", self.processes, 1, 1 << 20, "processes")
         _count("open_files", self.open_files, 16, 1 << 20, "open files")
         _count("inodes", self.inodes, 16, 1 << 30, "inodes")
         if self.cpus is not None:
-            put("cpus", _cpus(self.cpus))
+            put("cpus", _number("cpus", self.cpus, 0.01, 4096, "CPUs"))
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,13 @@ class Mount:
     """A folder or file of the host shown to the guest.
 
     Attributes:
-        source: an existing path on the host.
-        target: an absolute path inside the jail; not one that the jail needs for itself.
+        source: an existing folder or regular file of the host; nothing of /proc, /sys or /dev.
+        target: an absolute path inside the jail; not one that the jail needs for itself. In an
+            earlier mount, an entry that is there.
         writable: False mounts it read-only; either way nosuid and nodev.
+
+    Raises:
+        TypeError, ValueError: by `Sandbox`, naming the argument.
     """
 
     source: str | os.PathLike[str]
@@ -211,7 +224,8 @@ class Isolation:
         worker: fields of the worker's /proc/PID/status and relatives, read before it received a
             byte of the guest's code: seccomp mode and filter count, the five capability sets,
             no_new_privs, id maps, session, terminal.
-        root: the jail's mounts as its mountinfo shows them: target → options.
+        root: the jail's mounts as its mountinfo shows them: target → file system and options; for
+            `/proc` and the writable places also those of the file system itself (subset, size).
         limits: the values read back from the cgroup files and /proc/PID/limits.
         missing: layers that are not in force, waived or absent from this kernel, with the reason.
         unobserved: layers the trusted set-up applied, with an error had it failed, but which

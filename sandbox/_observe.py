@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import SetupError
 
@@ -46,11 +46,12 @@ def observe_jail(
     wanted: Collection[str],
     outside: tuple[int, int],
     targets: Mapping[str, bool],
+    scratch: tuple[int, int],
     rlimits: Mapping[str, int],
 ) -> JailSeen:
     """Look at init while it waits, and compare with what was asked for: the `wanted` namespaces,
-    the host's `outside` uid and gid, exactly the mounts in `targets` (→ whether writable), and
-    resource limits no higher than `rlimits`.
+    the host's `outside` uid and gid, exactly the mounts in `targets` (→ whether writable), writable
+    places of `scratch` bytes and inodes, and resource limits no higher than `rlimits`.
 
     Raises:
         SetupError: naming the first layer that is not in force.
@@ -60,7 +61,7 @@ def observe_jail(
         if name in shared:
             raise _differs(f"{name} namespace", "the jail shares the host's")
     maps = _id_maps(pid, outside)
-    mounts = _mounts(pid, targets)
+    mounts = _mounts(pid, targets, scratch)
     status = _status(pid)
     _check_status(status, filters=own_filters() + 1)
     filters = int(status["Seccomp_filters"])
@@ -101,32 +102,90 @@ def _id_maps(pid: int, outside: tuple[int, int]) -> dict[str, str]:
     return seen
 
 
-def _mounts(pid: int, targets: Mapping[str, bool]) -> dict[str, str]:
-    """Target → file system and options. The root must be our read-only overlay; there must be no
-    mount that was not asked for (the old root, if it were still attached, would be one)."""
-    seen: dict[str, str] = {}
-    for line in _read(f"/proc/{pid}/mountinfo").splitlines():
-        fields = line.split()
-        target = _unescaped(fields[4]) if "\\" in fields[4] else fields[4]
-        options = fields[5].split(",")
+class _Mount(NamedTuple):
+    """A line of mountinfo; `own` are the options of the file system, which all its mounts share."""
+
+    device: str
+    kind: str
+    options: str
+    own: str
+
+
+_PLACES = ("/tmp", "/work", "/dev/shm")
+
+
+def _mounts(pid: int, targets: Mapping[str, bool], scratch: tuple[int, int]) -> dict[str, str]:
+    """Target → file system and options, and for those made for the jail their own. The root must be
+    our read-only overlay; there must be no mount that was not asked for (the old root, if it were
+    still attached, would be one)."""
+    seen: dict[str, _Mount] = {}
+    # Not splitlines() and split(): of what they split at, names keep all but newline, tab, space.
+    for line in _read(f"/proc/{pid}/mountinfo").removesuffix("\n").split("\n"):
+        target, mount = _mount(line)
         if target in seen or target not in targets:
             raise _differs("root", f"{target} is mounted without having been asked for")
-        wanted = "rw" if targets[target] else "ro"
-        # A device node works only without nodev; what shows them holds nothing else.
-        has_devices = target.startswith("/dev/") and not targets[target]
-        if (
-            "nosuid" not in options
-            or wanted not in options
-            or not ("nodev" in options or has_devices)
-        ):
-            raise _differs(f"mount {target}", f"its options are {fields[5]}")
-        seen[target] = f"{fields[fields.index('-') + 1]} {fields[5]}"
-    if not seen.get("/", "").startswith("overlay ro,"):
-        raise _differs("read-only root", f"the root mount is {seen.get('/')!r}")
+        _check_options(target, mount.options, writable=targets[target])
+        seen[target] = mount
+    root = _text("/", seen["/"]) if "/" in seen else "not there"
+    if not root.startswith("overlay ro,"):
+        raise _differs("read-only root", f"the root mount is {root}")
     missing = set(targets) - set(seen)
     if missing:
         raise _differs("root", f"{', '.join(sorted(missing))} is not mounted")
-    return seen
+    _check_proc(seen["/proc"])
+    _check_scratch([seen[place] for place in _PLACES], *scratch)
+    return {target: _text(target, mount) for target, mount in seen.items()}
+
+
+def _mount(line: str) -> tuple[str, _Mount]:
+    fields = line.split(" ")
+    end = fields.index("-", 6)
+    own = " ".join(fields[end + 3 :])
+    return _unescaped(fields[4]), _Mount(fields[2], fields[end + 1], fields[5], own)
+
+
+def _text(target: str, mount: _Mount) -> str:
+    text = f"{mount.kind} {mount.options}"
+    return f"{text} {mount.own}" if target in (*_PLACES, "/proc") else text
+
+
+def _check_options(target: str, text: str, *, writable: bool) -> None:
+    options = text.split(",")
+    # A device node works only without nodev; what shows them holds nothing else.
+    has_devices = target.startswith("/dev/") and not writable
+    if (
+        "nosuid" not in options
+        or ("rw" if writable else "ro") not in options
+        or not ("nodev" in options or has_devices)
+    ):
+        raise _differs(f"mount {target}", f"its options are {text}")
+
+
+def _check_proc(mount: _Mount) -> None:
+    """Linux 5.8, which brought subset, also writes hidepid as a word; before it was a number."""
+    own = mount.own.split(",")
+    hides = "hidepid=invisible" in own or "hidepid=2" in own
+    if mount.kind != "proc" or "subset=pid" not in own or not hides:
+        raise _differs("/proc", f"it is {mount.kind} with {mount.own}")
+
+
+def _check_scratch(places: Sequence[_Mount], size: int, inodes: int) -> None:
+    """One tmpfs, with the caps asked for: whole pages, told in units of 1024 bytes. A cap that is
+    tmpfs's default, half of the machine's pages, is not told, whoever chose it."""
+    if len({mount.device for mount in places}) != 1:
+        raise _differs("writable places", "they are not one file system")
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = -(-size // page)
+    default = os.sysconf("SC_PHYS_PAGES") // 2
+    wanted = {"size": f"{pages * page >> 10}k", "nr_inodes": str(inodes)}
+    untold = {"size": pages == default, "nr_inodes": inodes == default}
+    for mount in places:
+        told = dict(option.partition("=")[::2] for option in mount.own.split(","))
+        for name, text in wanted.items():
+            found = told.get(name, text if untold[name] else None)
+            if mount.kind != "tmpfs" or found != text:
+                what = f"they are {mount.kind} with {mount.own}, not {name}={text}"
+                raise _differs("writable places", what)
 
 
 _RLIMITS = {

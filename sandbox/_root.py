@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from . import _paths
 from ._errors import Unsupported
@@ -79,7 +80,7 @@ class RootPlan:
         """Every mount the jail will have → whether it is writable, those below the shown host
         folders included."""
         found = {"/": False, "/proc": False, "/tmp": True, "/work": True, "/dev/shm": True}
-        below = [path for _, path in host_mounts()]
+        below = [found.path for found in host_mounts()]
         for source, target, options in self.binds:
             found["/" + target] = "ro" not in options
             for mount in below if not source.startswith("image:") else ():
@@ -87,7 +88,7 @@ class RootPlan:
                     found[f"/{target}{mount.removeprefix(source)}"] = "ro" not in options
         return found
 
-    def finish(self, below: Sequence[tuple[int, str]] = ()) -> RootPlan:
+    def finish(self, below: Sequence[HostMount] = ()) -> RootPlan:
         """Fix what crosses. The identity of what callers mount is part of it, and what the host
         has mounted `below` that: a folder made anew under an old name is another root."""
         self.request = {
@@ -231,11 +232,27 @@ def check_readable(path: str) -> None:
         )
 
 
-def host_mounts() -> list[tuple[int, str]]:
-    """(mount id, path) of every mount this process sees (proc_pid_mountinfo(5))."""
+class HostMount(NamedTuple):
+    """A mount that this process sees; `device` as stat(2) has it, `kind` is the file system's."""
+
+    number: int
+    path: str
+    device: int
+    kind: str
+
+
+def host_mounts() -> list[HostMount]:
+    """Every mount this process sees (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as file:
-        lines = [line.split(b" ", 5) for line in file]
-    return [(int(fields[0]), os.fsdecode(_unescaped(fields[4]))) for fields in lines]
+        return [_host_mount(line) for line in file]
+
+
+def _host_mount(line: bytes) -> HostMount:
+    fields = line.split(b" ")
+    major, minor = map(int, fields[2].split(b":"))
+    kind = fields[fields.index(b"-", 6) + 1]
+    path = os.fsdecode(_unescaped(fields[4]))
+    return HostMount(int(fields[0]), path, os.makedev(major, minor), kind.decode())
 
 
 def _unescaped(path: bytes) -> bytes:

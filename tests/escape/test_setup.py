@@ -56,6 +56,33 @@ def an_impossible_size(content: Content) -> Content:
     return {**content, "scratch": [{**content["scratch"][0], "size": "much"}, False]}
 
 
+def more_bytes_than_asked_for(content: Content) -> Content:
+    return with_scratch(content, size=str(8 << 20))
+
+
+def fewer_bytes_than_asked_for(content: Content) -> Content:
+    return with_scratch(content, size=str(2 << 20))
+
+
+def more_inodes_than_asked_for(content: Content) -> Content:
+    return with_scratch(content, nr_inodes="257")
+
+
+def no_cap_on_bytes(content: Content) -> Content:
+    return with_scratch(content, size="0")
+
+
+def the_default_caps(content: Content) -> Content:
+    """Which mountinfo does not tell."""
+    options, executes = content["scratch"]
+    return {**content, "scratch": [{"mode": options["mode"]}, executes]}
+
+
+def with_scratch(content: Content, **changed: str) -> Content:
+    options, executes = content["scratch"]
+    return {**content, "scratch": [{**options, **changed}, executes]}
+
+
 def a_missing_source(content: Content) -> Content:
     root = dict(content["root"])
     root["binds"] = [*root["binds"], ("/nothing/here", "work", ("ro",))]
@@ -113,6 +140,11 @@ def one_mount_more(content: Content) -> Content:
 
 FAILING = {
     an_impossible_size: "attach_scratch",
+    more_bytes_than_asked_for: "confirm_isolation",
+    fewer_bytes_than_asked_for: "confirm_isolation",
+    more_inodes_than_asked_for: "confirm_isolation",
+    no_cap_on_bytes: "confirm_isolation",
+    the_default_caps: "confirm_isolation",
     a_missing_source: "prepare_root",
     a_name_that_is_none: "prepare_root",
     a_shared_namespace: "confirm_isolation",

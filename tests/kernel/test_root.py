@@ -14,6 +14,7 @@ from sandbox._blueprint import root_for
 from sandbox._root import RootPlan
 from tests.kernel.child import value_in_child
 from tests.kernel.test_mounts import tmpfs, with_mounts
+from worker.kernel import mounts
 
 
 @pytest.fixture
@@ -52,6 +53,40 @@ def test_what_the_host_mounts_below_is_part_of_the_root(folder: str) -> None:
         return before.request == after.request, seen
 
     assert value_in_child(with_mounts(look)) == (False, [False, True])
+
+
+@pytest.mark.parametrize("place", ["/proc", "/sys"])
+def test_what_tells_of_the_machine_is_not_shown_from_elsewhere_either(
+    folder: str, place: str
+) -> None:
+    """Mounted below the folder, in a chroot for example, or the very folder."""
+
+    def refused() -> list[bool]:
+        inner, seen = os.path.join(folder, "inner"), []
+        tree = mounts.clone_tree(mounts.AT_FDCWD, place)
+        mounts.attach(tree, mounts.AT_FDCWD, inner)
+        for source in (folder, inner):
+            try:
+                plan(source)
+            except ValueError as error:
+                seen.append("whole machine" in str(error))
+        return seen
+
+    plan(folder)
+    assert value_in_child(with_mounts(refused)) == [True, True]
+
+
+def test_a_mount_over_what_the_host_has_mounted_in_another_one(folder: str) -> None:
+    def refused() -> str:
+        os.close(tmpfs(os.path.join(folder, "inner")))
+        try:
+            root_for((), (Mount(folder, "/shown"), Mount("/usr/share", "/shown/inner")))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    root_for((), (Mount(folder, "/shown"), Mount("/usr/share", "/shown/inner")))
+    assert "would cover what the host has mounted" in value_in_child(with_mounts(refused))
 
 
 _APPLICATION = """

@@ -30,7 +30,10 @@ def test_doctor_says_what_a_default_sandbox_would_do(lacks: frozenset[str]) -> N
     assert (done.returncode, told["works"]) == (0, True) if runs else (1, False)
     states = {finding["layer"]: finding["state"] for finding in told["layers"]}
     assert {layer for layer, state in states.items() if state == "failed"} == lacks & {"landlock"}
+    assert len(states) == len(told["layers"])
     assert {"platform", "user namespace", "root", "seccomp", "capabilities", "call"} <= set(states)
+    assert states["rlimits"] == "ok"
+    assert "cgroup" in lacks or states["cgroup"] == "ok"
     assert all(f["remedy"] for f in told["layers"] if f["state"] == "failed")
 
 
@@ -46,6 +49,7 @@ def test_doctor_prints_a_line_for_each_layer(lacks: frozenset[str]) -> None:
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, which does not say further down that it is there."""
     from sandbox.__main__ import main
 
     def refuse(_: object) -> Any:
@@ -54,8 +58,28 @@ def test_doctor_names_what_is_missing_and_the_remedy(capsys: pytest.CaptureFixtu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(RUNTIME), "groups", refuse)
         assert main(["doctor"]) == 1
-    text = capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert main(["doctor", "--json"]) == 1
+        told = json.loads(capsys.readouterr().out)["layers"]
     assert "no group is ours" in text
     assert "remedy: systemd-run --user --scope ..." in text
+    states = [(finding["layer"], finding["state"]) for finding in told]
+    assert [state for layer, state in states if layer == "cgroup"] == ["failed"]
+    assert len({layer for layer, _ in states}) == len(states)
+    assert ("rlimits", "ok") in states
     assert "seccomp" in text
     assert text.splitlines()[-1] == "a default Sandbox() does not work here"
+
+
+def test_doctor_stops_at_a_platform_that_nothing_runs_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox.__main__ import main
+
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: type(real)((*real[:4], "s390x")))
+    assert main(["doctor"]) == 1
+    first, remedy, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("platform  failed  there are no filters for s390x")
+    assert "remedy: Use x86_64 or aarch64." in remedy
+    assert last == "a default Sandbox() does not work here"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_the_root_is_read_only_but_for_the_writable_places(record: Isolation) ->
         options = shown.split()[1].split(",")
         assert "nosuid" in options
         assert "nodev" in options or target.startswith("/dev/")
+
+
+def test_what_the_jail_has_of_its_own_is_told_with_its_caps(record: Isolation) -> None:
+    proc = record.root["/proc"].split()[2].split(",")
+    assert {"subset=pid", "hidepid=invisible"} <= set(proc)
+    for place in ("/tmp", "/work", "/dev/shm"):
+        own = record.root[place].split()[2].split(",")
+        assert {f"size={3 << 10}k", "nr_inodes=4096"} <= set(own)
 
 
 def test_limits_are_read_back_from_the_kernel(record: Isolation) -> None:
@@ -172,6 +181,57 @@ def test_a_mount_nobody_asked_for_is_refused(make_sandbox: Make, line: str, text
     one_more = altered("_read", lambda seen: f"{seen}{line}\n" if " overlay " in seen else seen)
     with one_more, pytest.raises(SetupError, match=text):
         sandbox.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (",subset=pid", "", "/proc is not in force: it is proc with rw,hidepid=invisible[)]"),
+        (",hidepid=invisible", "", "/proc is not in force"),
+        ("hidepid=invisible", "hidepid=noaccess", "/proc is not in force"),
+        (" - proc ", " - fuse ", "/proc is not in force: it is fuse"),
+        (",nr_inodes=4096", ",nr_inodes=40960", "writable places is not in force: .*=40960"),
+        (",nr_inodes=4096", "", "writable places is not in force"),
+        (f",size={64 << 10}k", f",size={64 << 10}m", "writable places is not in force"),
+        (" - tmpfs ", " - ramfs ", "writable places is not in force: they are ramfs"),
+    ],
+    ids=lambda v: v.strip(" ,-") or "-",
+)
+def test_a_file_system_with_other_options_than_asked_for_is_refused(
+    make_sandbox: Make, old: str, new: str, text: str
+) -> None:
+    with altered("_read", lambda seen: seen.replace(old, new)):
+        sandbox = make_sandbox()
+        with pytest.raises(SetupError, match=text):
+            sandbox.__enter__()
+
+
+def test_writable_places_on_different_file_systems_are_refused(make_sandbox: Make) -> None:
+    def change(seen: str) -> str:
+        return re.sub(r"[\d:]+ (/\S* /tmp )", r"0:1 \1", seen)
+
+    sandbox = make_sandbox()
+    with altered("_read", change), pytest.raises(SetupError, match="not one file system"):
+        sandbox.__enter__()
+
+
+def test_hidepid_may_be_told_as_a_number(make_sandbox: Make) -> None:
+    with (
+        altered("_read", lambda seen: seen.replace("hidepid=invisible", "hidepid=2")),
+        make_sandbox() as sandbox,
+    ):
+        assert "hidepid=2" in sandbox.call(int).isolation.root["/proc"]
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_caps_that_are_the_kernels_default_are_not_told(make_sandbox: Make, more: int) -> None:
+    """tmpfs's default is half of the pages, which the kernel leaves out of its options; one page
+    more is told again."""
+    half = os.sysconf("SC_PHYS_PAGES") // 2 + more
+    limits = Limits(disk=half * os.sysconf("SC_PAGE_SIZE"), inodes=half)
+    with make_sandbox(limits) as sandbox:
+        own = sandbox.call(int).isolation.root["/work"].split()[2]
+    assert ("size=" in own) == ("nr_inodes=" in own) == bool(more)
 
 
 def mark() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, get_args
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from sandbox._models import as_dict
 SIZES = ("memory", "swap", "file_size", "output", "result", "disk", "stack")
 OPTIONAL = {"wall_time", "cpu_time", "memory", "processes", "file_size", "output", "cpus"}
 LEAST = {"memory": 16 << 20, "disk": 64 << 10, "stack": 256 << 10, "result": 64, "output": 1}
-MOST = 1 << 50
+MOST = {"stack": 1 << 34}
+MOST_BYTES = 1 << 50
 
 
 def with_limit(name: str, value: Any) -> Limits:
@@ -53,6 +55,7 @@ def test_sizes_have_binary_suffixes(text: str, size: int) -> None:
         "1MB",
         "0x10",
         "1e9",
+        "1e3M",
         "+5M",
         "-5M",
         "²M",
@@ -70,11 +73,47 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 @given(st.sampled_from(SIZES), st.integers())
 def test_a_size_is_kept_or_refused(name: str, value: int) -> None:
     least = LEAST.get(name, 0)
-    if least <= value <= MOST:
+    if least <= value <= MOST.get(name, MOST_BYTES):
         assert getattr(with_limit(name, value), name) == value
     else:
         with pytest.raises(ValueError, match=name):
             with_limit(name, value)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["401", "-401", "5001"])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Limits)])
+def test_an_int_too_long_for_a_float_or_for_text_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: an int of \d+ bits is outside"):
+        with_limit(name, value)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "M", "9" * 400, "1" + "0" * 30 + ".5T"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_of_many_digits_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: '\d+.* is outside") as caught:
+        with_limit(name, text)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_largest_size_is_kept_and_one_more_is_not(name: str) -> None:
+    most = MOST.get(name, MOST_BYTES)
+    assert getattr(with_limit(name, str(most)), name) == most
+    for more in (most + 1, str(most + 1)):
+        with pytest.raises(ValueError, match=name):
+            with_limit(name, more)
+
+
+@pytest.mark.parametrize("name", ["memory", "processes", "open_files", "cpu_time", "cpus"])
+def test_numpys_whole_numbers_are_refused_by_name(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: .* not int64"):
+        with_limit(name, numpy.int64(1 << 28))
+
+
+def test_numpys_double_is_a_float() -> None:
+    assert type(Limits(cpu_time=numpy.float64(2)).cpu_time) is float
+    with pytest.raises(TypeError, match=r"cpu_time: .* not float32"):
+        with_limit("cpu_time", numpy.float32(2))
 
 
 @given(st.sampled_from(["wall_time", "cpu_time"]), st.floats())
