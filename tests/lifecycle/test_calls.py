@@ -307,6 +307,27 @@ def test_a_chain_of_exceptions_is_told_in_the_traceback(shared: Sandbox) -> None
     assert text.index("KeyError: 'first'") < text.index("direct cause") < text.index("second")
 
 
+def test_notes_and_the_members_of_a_group_are_told_in_the_traceback(shared: Sandbox) -> None:
+    def gather() -> None:
+        first = ValueError("first")
+        first.add_note("a note on the first")
+        raise ExceptionGroup("all", [first, KeyError("second")])
+
+    with pytest.raises(ExceptionGroup) as caught:
+        shared.run(gather)
+    assert isinstance(caught.value, GuestError)
+    _, _, *lines = caught.value.remote_traceback.splitlines()
+    assert lines == [
+        "  | ExceptionGroup: all (2 sub-exceptions)",
+        "  +-+---------------- 1 ----------------",
+        "    | ValueError: first",
+        "    | a note on the first",
+        "    +---------------- 2 ----------------",
+        "    | KeyError: 'second'",
+        "    +------------------------------------",
+    ]
+
+
 def test_the_texts_of_an_exception_are_capped(shared: Sandbox) -> None:
     def long(depth: int) -> None:
         if depth:
