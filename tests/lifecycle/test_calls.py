@@ -7,6 +7,7 @@ import enum
 import functools
 import math
 import os
+import pickle
 import random
 import sys
 import uuid
@@ -19,7 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandbox import GuestError, Limits, NonzeroExit, ResultError, Sandbox, TransferError
+from sandbox import (
+    GuestError,
+    Limits,
+    NonzeroExit,
+    ResultError,
+    Sandbox,
+    SandboxError,
+    TransferError,
+)
 
 OFFSET = 40
 Point = namedtuple("Point", "x y")
@@ -305,6 +314,22 @@ def test_a_chain_of_exceptions_is_told_in_the_traceback(shared: Sandbox) -> None
         shared.run(chain)
     text = getattr(caught.value, "remote_traceback", "")
     assert text.index("KeyError: 'first'") < text.index("direct cause") < text.index("second")
+
+
+def test_an_error_keeps_its_outcome_on_the_way_to_another_process(shared: Sandbox) -> None:
+    def fail() -> None:
+        print("so far")
+        raise FileNotFoundError("why")
+
+    for guest, kind in ((fail, FileNotFoundError), (lambda: os._exit(3), NonzeroExit)):
+        with pytest.raises(SandboxError) as caught:
+            shared.run(guest)
+        again: Any = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(again, SandboxError)
+        assert isinstance(again, kind)
+        assert (str(again), again.args) == (str(caught.value), caught.value.args)
+        assert caught.value.outcome is not None
+        assert vars(again) == vars(caught.value)
 
 
 def test_notes_and_the_members_of_a_group_are_told_in_the_traceback(shared: Sandbox) -> None:
