@@ -131,6 +131,10 @@ def test_what_the_function_reads_is_a_copy(shared: Sandbox) -> None:
 def test_preview_names_what_would_travel(shared: Sandbox) -> None:
     assert f"{__name__}.OFFSET (int)" in shared.preview(add_offset)
     assert shared.preview(math.sqrt) == ()
+    assert f"{__name__}.Derived.start (int)" in shared.preview(Derived(2).double)
+    assert "functools.partial.keywords['times'] (int)" in shared.preview(
+        functools.partial(add_offset, times=2)
+    )
 
 
 def test_an_argument_that_cannot_travel_is_named(shared: Sandbox) -> None:
