@@ -344,7 +344,12 @@ class Sandbox:
 
     def preview(self, function: Callable[..., Any], /) -> tuple[str, ...]:
         """What would travel into the jail by value with `function`: names of functions, classes and
-        globals of modules that are not visible inside. Runs nothing."""
+        globals of modules that are not visible inside, attributes of instances, and what partials
+        and methods are bound to; never values. Runs nothing but what pickling runs.
+
+        Raises:
+            TransferError: something cannot travel, as in a call.
+        """
         return _transfer.preview(function, visible=self._visible)
 
     # --- inside ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._models import Outcome
@@ -17,7 +17,7 @@ class SandboxError(Exception):
     """Root of all errors of this library.
 
     `outcome` is the `Outcome` of the call, where there was one, so that partial output and the
-    evidence are never lost.
+    evidence are never lost. Pickles and copies of an error keep it.
     """
 
     outcome: Outcome | None = None
@@ -49,8 +49,8 @@ class Unsupported(SandboxError):
         self.reason = reason
         self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.feature, self.reason, self.remedy)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str], dict[str, Any]]:
+        return type(self), (self.feature, self.reason, self.remedy), vars(self)
 
 
 class SetupError(SandboxError):
@@ -71,8 +71,8 @@ class SetupError(SandboxError):
         self.errno = errno
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        return type(self), (self.step, self.errno, self.detail)
+    def __reduce__(self) -> tuple[type, tuple[str, int, str], dict[str, Any]]:
+        return type(self), (self.step, self.errno, self.detail), vars(self)
 
 
 class ProgramError(SandboxError):
@@ -87,8 +87,8 @@ class ProgramError(SandboxError):
         self.errno = errno
         self.path = path
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        return type(self), (self.step, self.errno, self.path)
+    def __reduce__(self) -> tuple[type, tuple[str, int, str], dict[str, Any]]:
+        return type(self), (self.step, self.errno, self.path), vars(self)
 
 
 def _unstarted(step: str, number: int, path: str) -> str:
@@ -176,8 +176,9 @@ class GuestError(SandboxError):
     def __str__(self) -> str:
         return f"{self.type_name}: {self.remote_message}" if self.remote_message else self.type_name
 
-    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
-        return guest_error, (self.type_name, self.remote_message, self.remote_traceback)
+    def __reduce__(self) -> tuple[object, tuple[str, str, str], dict[str, Any]]:
+        made = (self.type_name, self.remote_message, self.remote_traceback)
+        return guest_error, made, vars(self)
 
 
 # Raising one of these would steer the host's own generators and event loops.

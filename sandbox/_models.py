@@ -214,6 +214,14 @@ def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
+def _picklable(value: object) -> dict[str, Any]:
+    """The state for pickle and copy, which refuse the read-only mappings that `_empty` makes."""
+    return {
+        name: dict(part) if isinstance(part, MappingProxyType) else part
+        for name, part in vars(value).items()
+    }
+
+
 @dataclass(frozen=True)
 class Isolation:
     """What was seen from outside to be in force; never what a process said of itself.
@@ -240,10 +248,13 @@ class Isolation:
     missing: Mapping[str, str] = field(default_factory=_empty)
     unobserved: tuple[str, ...] = ()
 
+    __getstate__ = _picklable
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened in one call: exactly one `status`, with the evidence that decided it.
+    """What happened in one call: exactly one `status`, with the evidence that decided it. It can be
+    pickled and copied if its `value` can.
 
     Attributes:
         status: one of the closed set `Status`.
@@ -277,6 +288,8 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     isolation: Isolation = field(default_factory=Isolation)
     message: str = ""
+
+    __getstate__ = _picklable
 
     @property
     def ok(self) -> bool:

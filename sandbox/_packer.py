@@ -72,7 +72,7 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
     its globals. The pickler then writes it twice, and one of them is kept (CPython issue 12687).
     """
 
-    # The process's own table, which the C pickler reads fast; cloudpickle's stands in _REDUCERS.
+    # The process's own table, which the C pickler reads fast; cloudpickle's stands in REDUCERS.
     dispatch_table = copyreg.dispatch_table
 
     def __init__(self, sink: Sink, visible: Visible) -> None:
@@ -86,7 +86,7 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, thing: Any) -> Any:
         kind = type(thing)
-        reducer = _REDUCERS.get(kind)
+        reducer = REDUCERS.get(kind)
         if reducer is not None:
             return reducer(self, thing)
         if issubclass(kind, type):
@@ -270,7 +270,7 @@ def _without_packer(reduce: Callable[[Any], Any]) -> Callable[[Packer, Any], Any
     return lambda _, thing: reduce(thing)
 
 
-_REDUCERS: dict[type, Callable[[Packer, Any], Any]] = {
+REDUCERS: dict[type, Callable[[Packer, Any], Any]] = {
     **{
         kind: _without_packer(reduce)
         for kind, reduce in cloudpickle.Pickler._dispatch_table.items()
@@ -298,7 +298,7 @@ _REDUCERS: dict[type, Callable[[Packer, Any], Any]] = {
     _Space: lambda _, thing: thing.reduced,
 }
 if sys.version_info >= (3, 12):
-    _REDUCERS[typing.TypeAliasType] = Packer._reduce_alias
+    REDUCERS[typing.TypeAliasType] = Packer._reduce_alias
 
 
 def _preload(module: str) -> str:

@@ -26,6 +26,7 @@ from ._inside import (
     make_globals,
     module_globals,
 )
+from ._lister import Lister
 from ._packer import Packer, Sink
 from ._visible import Visible
 
@@ -59,7 +60,7 @@ class Cargo:
     Attributes:
         payload: for `load_call` inside the jail; never to be unpickled on the host.
         needs_cloudpickle: whether reading it imports cloudpickle.
-        by_value: names of what goes by value; see `preview`.
+        by_value: names of functions, classes and what they bring; `preview` lists more.
     """
 
     payload: bytes
@@ -74,8 +75,10 @@ def dump_call(
     *,
     visible: Visible,
     cap: int = _CAP,
+    packing: type[Packer] = Packer,
 ) -> Cargo:
-    """Pack `fn(*args, **kwargs)` for a guest that sees `visible`; `cap` bounds the bytes it takes.
+    """Pack `fn(*args, **kwargs)` for a guest that sees `visible`; `cap` bounds the bytes it takes,
+    `packing` is what takes it apart.
 
     Annotations go along where they are made of builtins; other classes in them become their names
     and the rest is left out, so that they pull in nothing. Names a function looks up by other means
@@ -87,7 +90,7 @@ def dump_call(
     if not callable(fn):
         raise TransferError(f"the function: {type_name(fn)} is not callable")
     try:
-        return _pack((fn, tuple(args), dict(kwargs)), visible, cap)
+        return _pack((fn, tuple(args), dict(kwargs)), visible, cap, packing)
     except MemoryError:
         raise
     except Exception as error:
@@ -103,17 +106,18 @@ def preview(
     visible: Visible,
     cap: int = _CAP,
 ) -> tuple[str, ...]:
-    """What would go by value if this were called: functions and classes, and the globals, closure
-    variables, defaults and attributes that go with them, each as `module.name (type)`, sorted. It
-    packs the call as `dump_call` does, and raises like it.
+    """What would go by value if this were called: functions and classes with the globals, closure
+    variables, defaults and attributes that go with them, instances with their attributes, partials
+    with their arguments, what a method is bound to; each as `module.name (type)`, sorted. It packs
+    the call as `dump_call` does, and raises like it.
     """
-    return dump_call(fn, args, kwargs or {}, visible=visible, cap=cap).by_value
+    return dump_call(fn, args, kwargs or {}, visible=visible, cap=cap, packing=Lister).by_value
 
 
-def _pack(value: object, visible: Visible, cap: int) -> Cargo:
+def _pack(value: object, visible: Visible, cap: int, packing: type[Packer] = Packer) -> Cargo:
     sink = Sink(cap)
     sink.write(_HEADER)
-    packer = Packer(sink, visible)
+    packer = packing(sink, visible)
     packer.dump(value)
     return Cargo(sink.getvalue(), packer.needs_cloudpickle, tuple(sorted(packer.by_value)))
 

@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 
-from . import confine, program, transfer, unfit, values, wire
+from . import confine, program, raised, transfer, unfit, values, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # Larger values go through the memory the host provided instead of the socket.
 _INLINE = 64 << 10
 _MOST_REQUEST = 1 << 30
-_MOST_TEXT = 16_000
-_MOST_FRAMES = 100
 
 
 def main(number: int) -> None:
@@ -48,7 +46,7 @@ def _run(payload: bytes, cap: int) -> tuple[str, Any]:
         function, arguments, keywords = transfer.load_call(payload)
         value = function(*arguments, **keywords)
     except BaseException as error:
-        return "raised", _describe(error)
+        return "raised", raised.describe(error, __file__)
     try:
         return "value", values.encode_value(value, cap)
     except unfit.Unfit as error:
@@ -86,62 +84,3 @@ def _flush() -> None:
             stream.flush()
         except Exception:  # noqa: S110 (a guest may have replaced or closed it)
             pass
-
-
-def _describe(error: BaseException) -> list[str]:
-    """Type name, message and traceback as capped text."""
-    return [
-        _cut(type(error).__name__, 200),
-        _cut(_message(error), _MOST_TEXT),
-        _cut(_traceback(error), 4 * _MOST_TEXT),
-    ]
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:
-        return "<no message: str() of the exception raised>"
-
-
-def _cut(text: str, most: int) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]} ... {len(text) - most} characters ... {text[-(most // 2) :]}"
-
-
-def _traceback(error: BaseException) -> str:
-    """As Python prints it, without the source lines: the `traceback` module costs 10 ms to import
-    and the sources are not visible in here."""
-    parts: list[str] = []
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen and len(parts) < _MOST_FRAMES:
-        seen.add(id(current))
-        parts.insert(0, _one(current))
-        cause = current.__cause__
-        if cause is not None:
-            parts.insert(0, "The exception above was the direct cause of the one below:")
-        elif not current.__suppress_context__:
-            cause = current.__context__
-            if cause is not None:
-                parts.insert(0, "During handling of the exception above, the one below occurred:")
-        current = cause
-    return "\n".join(parts)
-
-
-def _one(error: BaseException) -> str:
-    lines = ["Traceback (most recent call last):"]
-    trace = error.__traceback__
-    frames: list[str] = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if code.co_filename != __file__:
-            name = code.co_qualname
-            frames.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {name}')
-        trace = trace.tb_next
-    if len(frames) > _MOST_FRAMES:
-        half = _MOST_FRAMES // 2
-        frames[half:-half] = [f"  ... {len(frames) - _MOST_FRAMES} frames ..."]
-    return "\n".join([*lines, *frames, f"{type(error).__name__}: {_message(error)}"])

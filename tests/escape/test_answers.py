@@ -246,6 +246,37 @@ def test_j_an_exception_that_cannot_be_told_is_one_all_the_same(jail: Sandbox) -
 @pytest.mark.parametrize(
     ("raises", "arguments"),
     [
+        (answers.raise_text_that_refuses, ()),
+        (answers.raise_nameless, (None,)),
+        (answers.raise_nameless, (5,)),
+        *[
+            (answers.raise_hiding, (attribute, value))
+            for attribute in ("__cause__", "__context__", "__traceback__", "__notes__", "args")
+            for value in (None, 5)
+        ],
+        (answers.raise_hiding, ("__suppress_context__", None)),
+    ],
+)
+def test_j_a_class_that_misbehaves_does_not_hide_its_exception(
+    raises: Callable[..., None], arguments: tuple[Any, ...], jail: Sandbox
+) -> None:
+    outcome = jail.call(raises, *arguments)
+    assert outcome.status == "exception", outcome.message
+    assert outcome.error is not None
+    assert (outcome.error.type_name, outcome.error.message) == ("Odd", "the text")
+    assert f"in {raises.__name__}" in outcome.error.traceback
+    assert outcome.stdout == b"before\n"
+
+
+def test_j_an_exception_is_told_however_few_frames_are_left(jail: Sandbox) -> None:
+    outcome = jail.call(answers.raise_shallow)
+    assert outcome.status == "exception", outcome.message
+    assert outcome.stdout == b"before\n"
+
+
+@pytest.mark.parametrize(
+    ("raises", "arguments"),
+    [
         (answers.raise_endless_chain, ()),
         (answers.raise_long, (10 << 20,)),
         (answers.raise_deep, (900,)),

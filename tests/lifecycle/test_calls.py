@@ -7,6 +7,7 @@ import enum
 import functools
 import math
 import os
+import pickle
 import random
 import sys
 import uuid
@@ -19,7 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandbox import GuestError, Limits, NonzeroExit, ResultError, Sandbox, TransferError
+from sandbox import (
+    GuestError,
+    Limits,
+    NonzeroExit,
+    ResultError,
+    Sandbox,
+    SandboxError,
+    TransferError,
+)
 
 OFFSET = 40
 Point = namedtuple("Point", "x y")
@@ -122,6 +131,10 @@ def test_what_the_function_reads_is_a_copy(shared: Sandbox) -> None:
 def test_preview_names_what_would_travel(shared: Sandbox) -> None:
     assert f"{__name__}.OFFSET (int)" in shared.preview(add_offset)
     assert shared.preview(math.sqrt) == ()
+    assert f"{__name__}.Derived.start (int)" in shared.preview(Derived(2).double)
+    assert "functools.partial.keywords['times'] (int)" in shared.preview(
+        functools.partial(add_offset, times=2)
+    )
 
 
 def test_an_argument_that_cannot_travel_is_named(shared: Sandbox) -> None:
@@ -305,6 +318,43 @@ def test_a_chain_of_exceptions_is_told_in_the_traceback(shared: Sandbox) -> None
         shared.run(chain)
     text = getattr(caught.value, "remote_traceback", "")
     assert text.index("KeyError: 'first'") < text.index("direct cause") < text.index("second")
+
+
+def test_an_error_keeps_its_outcome_on_the_way_to_another_process(shared: Sandbox) -> None:
+    def fail() -> None:
+        print("so far")
+        raise FileNotFoundError("why")
+
+    for guest, kind in ((fail, FileNotFoundError), (lambda: os._exit(3), NonzeroExit)):
+        with pytest.raises(SandboxError) as caught:
+            shared.run(guest)
+        again: Any = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(again, SandboxError)
+        assert isinstance(again, kind)
+        assert (str(again), again.args) == (str(caught.value), caught.value.args)
+        assert caught.value.outcome is not None
+        assert vars(again) == vars(caught.value)
+
+
+def test_notes_and_the_members_of_a_group_are_told_in_the_traceback(shared: Sandbox) -> None:
+    def gather() -> None:
+        first = ValueError("first")
+        first.add_note("a note on the first")
+        raise ExceptionGroup("all", [first, KeyError("second")])
+
+    with pytest.raises(ExceptionGroup) as caught:
+        shared.run(gather)
+    assert isinstance(caught.value, GuestError)
+    _, _, *lines = caught.value.remote_traceback.splitlines()
+    assert lines == [
+        "  | ExceptionGroup: all (2 sub-exceptions)",
+        "  +-+---------------- 1 ----------------",
+        "    | ValueError: first",
+        "    | a note on the first",
+        "    +---------------- 2 ----------------",
+        "    | KeyError: 'second'",
+        "    +------------------------------------",
+    ]
 
 
 def test_the_texts_of_an_exception_are_capped(shared: Sandbox) -> None:

@@ -131,6 +131,50 @@ def raise_untellable() -> None:
     raise Untellable
 
 
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no")
+
+
+def raise_text_that_refuses() -> None:
+    """Its text is of a class whose methods all raise."""
+
+    refused = ("encode", "split", "__len__", "__getitem__", "__format__", "__eq__")
+    text: Any = type("Text", (str,), dict.fromkeys(refused, _refuse))
+
+    class Odd(Exception):
+        def __str__(self) -> Any:
+            return text("the text")
+
+    print("before")
+    raise Odd
+
+
+def raise_nameless(name: object) -> None:
+    """Its class answers for its name with what it was given, or with an exception."""
+
+    meta: Any = type("Meta", (type,), {"__name__": name or property(_refuse)})
+    print("before")
+    raise meta("Odd", (Exception,), {})("the text")
+
+
+def raise_hiding(attribute: str, value: object) -> None:
+    """Its class hides an attribute that all exceptions have."""
+    print("before")
+    raise type("Odd", (Exception,), {attribute: value or property(_refuse)})("the text")
+
+
+def raise_shallow() -> None:
+    """With hardly a frame left for whoever tells of it."""
+    print("before")
+    for limit in range(1, 200):
+        try:
+            sys.setrecursionlimit(limit)
+            break
+        except RecursionError:
+            pass
+    raise type("Odd", (Exception,), {})("the text")
+
+
 def raise_endless_chain() -> None:
     """Causes in a circle."""
     first, second = ValueError("first"), ValueError("second")

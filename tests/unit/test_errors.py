@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from sandbox import (
     GuestError,
     LimitExceeded,
     Outcome,
+    ProgramError,
     SandboxError,
     SetupError,
     Unsupported,
@@ -81,25 +83,32 @@ def test_a_setup_error_is_a_sentence(arguments: tuple[str, ...], text: str) -> N
     assert str(SetupError(*arguments)) == text  # type: ignore[arg-type]
 
 
+SPECIAL = [
+    Unsupported("a", "b", "c"),
+    SetupError("step", 13, "detail"),
+    ProgramError("exec", 2, "/bin/none"),
+    guest_error("Own", "m", "t"),
+    *[guest_error(kind.__name__, "m", "t") for kind in BUILTINS],
+]
+OTHERS = [kind("why") for kind in ALL if kind not in set(map(type, SPECIAL)) | {GuestError}]
+
+
 @pytest.mark.parametrize(
-    "error",
-    [
-        Unsupported("a", "b", "c"),
-        SetupError("step", 13, "detail"),
-        guest_error("ValueError", "m", "t"),
-        guest_error("Own", "m", "t"),
-        guest_error("UnicodeDecodeError", "m", "t"),
-        guest_error("ExceptionGroup", "m", "t"),
-    ],
-    ids=repr,
+    "again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
 )
-def test_errors_survive_pickling_and_copying(error: SandboxError) -> None:
-    error.outcome = Outcome("exception")
-    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert str(again) == str(error)
-        assert [kind.__name__ for kind in type(again).__mro__] == [
-            kind.__name__ for kind in type(error).__mro__
-        ]
+@pytest.mark.parametrize("error", [*SPECIAL, *OTHERS], ids=repr)
+def test_errors_survive_pickling_and_copying(
+    error: SandboxError, again: Callable[[SandboxError], SandboxError]
+) -> None:
+    error.outcome = Outcome("exception", stdout=b"so far")
+    error.add_note("a note")
+    copied = again(error)
+    assert [kind.__name__ for kind in type(copied).__mro__] == [
+        kind.__name__ for kind in type(error).__mro__
+    ]
+    assert (str(copied), copied.args) == (str(error), error.args)
+    assert copied.outcome == error.outcome
+    assert vars(copied) == vars(error)
 
 
 @pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)

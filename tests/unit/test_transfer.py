@@ -15,6 +15,7 @@ import importlib.util
 import itertools
 import json
 import marshal
+import operator
 import os
 import socket
 import struct
@@ -40,6 +41,8 @@ from hypothesis import strategies as st
 from sandbox import _transfer
 from sandbox._code_reads import global_reads
 from sandbox._errors import TransferError
+from sandbox._lister import Lister
+from sandbox._packer import Packer
 from sandbox._transfer import Cargo, dump_call, preview
 from sandbox._visible import Visible
 
@@ -690,10 +693,149 @@ def test_preview_lists_what_travels_by_value(app: Any) -> None:
     assert preview(len, (app.Model(),), visible=NOTHING) == (
         "application.helpers.LIMIT (int)",
         "application.helpers.Model (class)",
+        "application.helpers.Model (instance)",
         "application.helpers.Model.TABLE (str)",
         "application.helpers.Model.name (function)",
     )
     assert preview(app.parse, visible=Visible.of(["application"])) == ()
+
+
+class Client:
+    __realm__ = "realm-1234567"
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.log = functools.partial(print, token, end="")
+
+    def __call__(self) -> int:
+        return len(self.token)
+
+    def go(self) -> int:
+        return self()
+
+
+class Slotted:
+    __slots__ = ("other", "token")
+
+    def __init__(self) -> None:
+        self.token = "x"
+
+    def __call__(self) -> str:
+        return self.token
+
+
+class Choosy(Client):
+    def __getstate__(self) -> dict[str, Any]:
+        return {"chosen": len(self.token)}
+
+
+class Account(NamedTuple):
+    user: str
+    token: str
+
+    def __call__(self) -> str:
+        return self.user
+
+
+@functools.cache
+def remembers() -> int:
+    return 1
+
+
+vars(remembers)["token"] = "x"
+CLIENT = Client("global")
+
+
+def uses_client(first: int = 1, *, client: Client = CLIENT) -> Any:
+    return CLIENT.go(), client, first
+
+
+CLIENT_ENTRIES = {
+    f"{__name__}.Client (class)",
+    f"{__name__}.Client (instance)",
+    f"{__name__}.Client.__realm__ (str)",
+    f"{__name__}.Client.token (str)",
+    f"{__name__}.Client.log (partial)",
+    "functools.partial (2 arguments)",
+    "functools.partial.args[0] (str)",
+    "functools.partial.keywords['end'] (str)",
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "entries"),
+    [
+        (Client("t"), CLIENT_ENTRIES),
+        (Client("t").go, {*CLIENT_ENTRIES, f"{__name__}.Client.go.__self__ (Client)"}),
+        (uses_client, {*CLIENT_ENTRIES, f"{__name__}.CLIENT (Client)"}),
+        (
+            uses_client,
+            {f"{__name__}.uses_client({name})" for name in ("first) (int", "client) (Client")},
+        ),
+        (Slotted(), {f"{__name__}.Slotted (instance)", f"{__name__}.Slotted.token (str)"}),
+        (Choosy("t"), {f"{__name__}.Choosy (instance)", f"{__name__}.Choosy.chosen (int)"}),
+        (Account("u", "t"), {f"{__name__}.Account.{name} (str)" for name in ("user", "token")}),
+        (remembers, {f"{__name__}.remembers.token (str)"}),
+        (types.MethodType(uses_client, "t"), {f"{__name__}.uses_client.__self__ (str)"}),
+        (types.SimpleNamespace(token="t").__repr__, {"types.SimpleNamespace.token (str)"}),
+    ],
+)
+def test_preview_lists_what_goes_with_other_callables(
+    function: Callable[..., object], entries: set[str]
+) -> None:
+    listed = preview(function, visible=NOTHING)
+    assert entries <= set(listed)
+    assert not any("1234567" in entry for entry in listed)
+
+
+@pytest.mark.parametrize(
+    ("function", "entries"),
+    [
+        (
+            functools.partial(print, "t"),
+            ("functools.partial (1 argument)", "functools.partial.args[0] (str)"),
+        ),
+        ("{t}".format, ("str.format.__self__ (str)",)),
+        (["t"].append, ("list.append.__self__ (list)",)),
+        ("t".__add__, ("str.__add__.__self__ (str)",)),
+        (operator.methodcaller("go", "t"), ("operator.methodcaller (instance)",)),
+        (functools.partial, ()),
+        (str.upper, ()),
+        (dict.fromkeys, ()),
+        (os.path.join, ()),
+        (numpy.add, ()),
+    ],
+)
+def test_preview_lists_nothing_that_goes_by_name(
+    function: Callable[..., object], entries: tuple[str, ...]
+) -> None:
+    assert preview(function, visible=NUMPY) == entries
+
+
+def test_preview_leaves_out_attributes_that_do_not_travel() -> None:
+    assert f"{__name__}.Choosy.token (str)" not in preview(Choosy("t"), visible=NOTHING)
+
+
+def test_preview_packs_what_a_call_packs(app: Any) -> None:
+    """The state of an instance is asked for once, and what is listed is what is sent."""
+
+    class Counting:
+        asked = 0
+
+        def __reduce__(self) -> Any:
+            type(self).asked += 1
+            return (list, ())
+
+        def __call__(self) -> None:
+            pass
+
+    assert f"{__name__}.{Counting.__qualname__} (instance)" in preview(Counting(), visible=NOTHING)
+    assert Counting.asked == 1
+    packed = [
+        dump_call(Client("t").go, (), {}, visible=NOTHING, packing=packing).payload
+        for packing in (Packer, Lister)
+    ]
+    assert packed[0] == packed[1]
 
 
 def test_a_visible_modules_own_globals_stay_there() -> None:
