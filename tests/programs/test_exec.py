@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import gzip
 import io
 import os
@@ -426,6 +427,21 @@ def test_a_folder_is_copied_in(box: Sandbox, tmp_path: Path) -> None:
         box.exec(["true"], files={"copy": tmp_path})
 
 
+def test_a_folder_may_be_given_by_a_link_and_keeps_its_empty_folders(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "real" / "full").mkdir(parents=True)
+    (tmp_path / "real" / "full" / "file").write_text("in it")
+    (tmp_path / "real" / "a" / "empty").mkdir(parents=True)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    files = {"linked": tmp_path / "link", "bare": tmp_path / "nothing"}
+    outcome = box.exec(sh("find linked bare | sort; cat linked/full/file"), files=files)
+    tree = ["bare", "linked", "linked/a", "linked/a/empty", "linked/full", "linked/full/file"]
+    assert outcome.stdout.decode().split("\n") == [*tree, "in it"]
+    assert box.exec(["ls", "bare"], files=files).ok  # and where they are already
+
+
 def test_no_name_is_the_librarys_own(box: Sandbox) -> None:
     files = {".being-placed": b"a", "b": b"c"}
     outcome = box.exec(["true"], files=files, collect=[".being-placed", "b"])
@@ -433,6 +449,24 @@ def test_no_name_is_the_librarys_own(box: Sandbox) -> None:
     box.exec(sh("rm .being-placed; mkdir -p .being-placed/x"))
     assert box.exec(["cat", "b"], files={"b": b"again"}).stdout == b"again"
     assert box.exec(sh("rm -r .being-placed; ls -A | grep '^[.]'")).stdout == b""
+
+
+def test_a_stream_that_has_nothing_yet_is_not_cut_short(box: Sandbox) -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    os.write(writer, b"the first part")
+    with (
+        open(reader, "rb", buffering=0) as stream,
+        open(writer, "wb"),
+        pytest.raises(ValueError, match=r"files\['part'\]: the stream is not blocking"),
+    ):
+        box.exec(["cat", "part"], files={"part": stream})
+
+
+def test_views_of_bytes_are_taken_as_the_bytes_they_show(box: Sandbox) -> None:
+    steps = memoryview(b"a-b-c-")[::2]
+    numbers = memoryview(array.array("H", [0x6161, 0x6262]))
+    outcome = box.exec(sh("cat - f; cat g"), stdin=steps, files={"f": steps, "g": numbers})
+    assert outcome.stdout == b"abcabcaabb"
 
 
 # --- what cannot be started -------------------------------------------------------------------------
@@ -556,13 +590,26 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["ls", 5], {}, TypeError, r"argv\[1\]"),
     (["ls", "a\0b"], {}, ValueError, "NUL"),
     (["ls", "x" * 200_000], {}, ValueError, "argv"),
+    (["\ud800"], {}, ValueError, r"^argv\[0\]"),
+    (["ls"], {"cwd": "\ud800"}, ValueError, "^cwd"),
     (["ls"], {"cwd": 5}, TypeError, "cwd"),
     (["ls"], {"cwd": "a\0"}, ValueError, "cwd"),
-    (["ls"], {"env": {"A=": "1"}}, ValueError, "env"),
+    (["ls"], {"env": {"A=": "1"}}, ValueError, "^env: 'A=' is not a name"),
+    (["ls"], {"env": {"": "1"}}, ValueError, "^env: '' is not a name"),
+    (["ls"], {"env": {"A\0": "1"}}, ValueError, "^env: .* is not a name"),
+    (["ls"], {"env": {"A": "\0"}}, ValueError, "^env: the value of 'A' holds a NUL"),
+    (["ls"], {"env": {"A": "\ud800"}}, ValueError, "^env: 'A' or its value"),
+    (["ls"], {"env": {"A": 1}}, TypeError, "^env: 'A'"),
+    (["ls"], {"env": [("A", "1")]}, TypeError, "^env: expected a mapping of names, not list"),
+    (["ls"], {"env": ["A"]}, TypeError, "^env: expected a mapping of names, not list"),
+    (["ls"], {"env": "A=1"}, TypeError, "^env: expected a mapping of names, not str"),
     (["ls"], {"stdin": 5}, TypeError, "stdin"),
     (["ls"], {"stdin": "/no/such/file"}, ValueError, "/no/such/file"),
     (["ls"], {"stdin": "/dev/null"}, ValueError, "not a regular file"),
+    (["ls"], {"stdin": "\ud800"}, ValueError, "^stdin"),
+    (["ls"], {"stdin": "a\0"}, ValueError, "^stdin"),
     (["ls"], {"stdout": 5}, TypeError, "stdout"),
+    (["ls"], {"stdout": "a\0"}, ValueError, "^stdout"),
     (["ls"], {"files": ["a"]}, TypeError, "files"),
     (["ls"], {"files": {"/a": b""}}, ValueError, "files"),
     (["ls"], {"files": {"../a": b""}}, ValueError, "files"),
@@ -570,6 +617,9 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["ls"], {"files": {"a//b": b""}}, ValueError, "files"),
     (["ls"], {"files": {"": b""}}, ValueError, "files"),
     (["ls"], {"files": {"a\0": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"\ud800": b""}}, ValueError, "^files"),
+    (["ls"], {"files": {"a": "\ud800"}}, ValueError, r"^files\['a'\]"),
+    (["ls"], {"files": {"x/" * 2001 + "x": b""}}, ValueError, "longer than 4000"),
     (["ls"], {"files": {5: b""}}, TypeError, "files"),
     (["ls"], {"files": {"x" * 256: b""}}, ValueError, "255"),
     (["ls"], {"files": {"a": b"", "a/b": b""}}, ValueError, "folder"),
