@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _WORK = b"/work"
 _PIECE = 1 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OLD = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Unstarted(Exception):
@@ -168,10 +168,11 @@ def _write(path: bytes, mode: int, content: memoryview) -> None:
 
 def _keep(path: bytes) -> int | bytes | None:
     """None if it can be neither read nor, for want of descriptors, kept."""
-    try:
-        return os.open(path, _OLD)
-    except OSError:
-        pass
+    for way in (os.O_RDWR, os.O_RDONLY):
+        try:
+            return os.open(path, way | _OLD)
+        except OSError:
+            pass
     try:
         return os.readlink(path)
     except OSError:
@@ -179,25 +180,36 @@ def _keep(path: bytes) -> int | bytes | None:
 
 
 def _write_anew(path: bytes, kept: int | bytes) -> None:
-    """Closes `kept`, which gives its room back."""
+    """Closes `kept`."""
     if isinstance(kept, bytes):
         os.symlink(kept, path)
         return
-    mode = os.fstat(kept).st_mode
-    if not stat.S_ISREG(mode):
+    old = os.fstat(kept)
+    if not stat.S_ISREG(old.st_mode):
         return
     file = os.open(path, _NEW, 0o600)
     try:
-        while piece := memoryview(os.read(kept, _PIECE)):
-            while piece:
-                piece = piece[os.write(file, piece) :]
-        os.fchmod(file, mode & 0o777)
+        _move(kept, file, old.st_size, cut=not old.st_nlink)
+        os.fchmod(file, old.st_mode & 0o777)
     except OSError:
         os.unlink(path)
         raise
     finally:
         os.close(file)
         os.close(kept)
+
+
+def _move(source: int, target: int, end: int, *, cut: bool) -> None:
+    """From the end, so that what is copied can be cut off there: there may not be room for both. A
+    file that has other names is not cut, nor can one be that may not be written."""
+    while end:
+        start = max(0, end - _PIECE)
+        piece = os.pread(source, end - start, start)
+        if cut:
+            _try(os.ftruncate, source, start)
+        if os.pwrite(target, piece, start) < len(piece):
+            raise OSError(errno.ENOSPC, "")
+        end = start
 
 
 def _try(step: Callable[..., Any], *arguments: Any) -> None:

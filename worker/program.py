@@ -25,6 +25,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 # From elf(5): e_machine of the programs whose system calls the filters know, all of 64 bits.
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _64_BITS = 2
+_HEADER = 256  # what the kernel reads of a script, too
 
 
 def become(channel: int, number: int, body: dict[str, Any]) -> NoReturn:
@@ -55,12 +56,11 @@ def _execute(argv: list[bytes], environment: dict[bytes, bytes], placing: Placin
     refusal: Unstarted | None = None
     number = errno.ENOENT
     for path in _places(argv[0], environment):
-        try:
-            _check(path)
-        except OSError as error:
-            number = error.errno or 0
-            if number not in _MISSING:
-                refusal = refusal or Unstarted("program", number, path)
+        failure = _flaw(path)
+        if failure is not None:
+            number = failure.number
+            if failure.step == "interpreter" or number not in _MISSING:
+                refusal = refusal or failure
             continue
         placing.let_go()
         failure = _become(path, argv, environment)
@@ -77,17 +77,21 @@ def _places(name: bytes, environment: dict[bytes, bytes]) -> list[bytes]:
     return [os.path.join(folder, name) for folder in folders]
 
 
-def _check(path: bytes) -> None:
-    """What can be known before exec, while all can still be taken back as it was. Raises OSError
-    as exec would, and ENOEXEC for what the kernel runs but the filters end at its first call."""
-    if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK):
-        raise OSError(errno.EACCES, "")
-    machine = _MACHINES.get(os.uname().machine)
-    header = _header(path)
-    if machine is None or not header.startswith(b"\x7fELF"):
-        return
-    if header[4:5] != bytes([_64_BITS]) or header[18:20] != machine.to_bytes(2, "little"):
-        raise OSError(errno.ENOEXEC, "")
+def _flaw(path: bytes) -> Unstarted | None:
+    """What exec would say, as far as it can be known before, while all can still be taken back as
+    it was. And ENOEXEC for what the kernel runs, but the filters end at its first call."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK):
+            return Unstarted("program", errno.EACCES, path)
+        header = _header(path)
+    except OSError as error:
+        return Unstarted("program", error.errno or 0, path)
+    if header.startswith(b"\x7fELF") and not _is_native(header):
+        return Unstarted("program", errno.ENOEXEC, path)
+    interpreter = _interpreter(header)
+    if interpreter and not os.path.exists(interpreter):
+        return Unstarted("interpreter", errno.ENOENT, path)
+    return None
 
 
 def _header(path: bytes) -> bytes:
@@ -96,9 +100,24 @@ def _header(path: bytes) -> bytes:
     except OSError:
         return b""  # executable but not readable: the kernel will look
     try:
-        return os.read(file, 20)
+        return os.read(file, _HEADER)
     finally:
         os.close(file)
+
+
+def _is_native(header: bytes) -> bool:
+    machine = _MACHINES.get(os.uname().machine)
+    if machine is None:
+        return True
+    return header[4:5] == bytes([_64_BITS]) and header[18:20] == machine.to_bytes(2, "little")
+
+
+def _interpreter(header: bytes) -> bytes:
+    """What a script names, as the kernel reads it."""
+    if not header.startswith(b"#!"):
+        return b""
+    line = header[2:].replace(b"\0", b"\n").partition(b"\n")[0].strip(b" \t")
+    return line.replace(b"\t", b" ").partition(b" ")[0]
 
 
 def _become(path: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> Unstarted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gzip
+import hashlib
 import io
 import os
 import signal
@@ -521,8 +522,10 @@ FAILURES: list[tuple[list[str], dict[str, Any], str]] = [
         "place the file 'folder': Is a directory",
     ),
     (["true"], {"files": {"link/b": b"2"}}, "place the file 'link/b': Not a directory"),
-    # Only exec itself finds this one.
     (["./script"], {"files": {"script": NOT_THERE}}, "'./script' is there, but the interpreter"),
+    # Only exec itself finds these.
+    (["./script"], {"files": {"script": b"#!/etc/passwd\n"}}, "'./script' may not be executed"),
+    (["./script"], {"files": {"script": b"#!\n"}}, "'./script' is no program for this machine"),
 ]
 
 
@@ -554,12 +557,28 @@ def test_more_files_than_descriptors_come_back(make_sandbox: Make) -> None:
         with pytest.raises(ProgramError, match="no program"):
             sandbox.exec(["./nope"], files=files)
         assert sandbox.exec(["true"], collect=["*"]).files == {n: n.encode() for n in names}
-        with pytest.raises(ProgramError, match="interpreter"):
-            sandbox.exec(["./script"], files={**files, "script": NOT_THERE})
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files={**files, "script": b"#!/etc/passwd\n"})
         left = sandbox.exec(["true"], collect=["**"]).files
         assert len(left) >= 20
         assert all(content == name.encode() for name, content in left.items())
         assert sandbox.exec(["cat", "f99"], files=files).stdout == b"new"
+
+
+def test_what_comes_back_needs_no_room_for_two(make_sandbox: Make) -> None:
+    """Where only exec finds the fault, too."""
+    with make_sandbox(Limits(disk="4M"), policy="program") as sandbox:
+        big = os.urandom(3 << 20)
+        sandbox.exec(sh("ln data other; chmod 600 data"), files={"big": big, "data": b"precious"})
+        files = {"big": b"new", "data": b"new", "script": b"#!/etc/passwd\n"}
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files=files)
+        assert (
+            sandbox.exec(sh("cat data other; ls -A")).stdout
+            == b"precious" * 2 + b"big\ndata\nother\n"
+        )
+        sums = sandbox.exec(["sha256sum", "big"]).stdout
+    assert sums.split()[0].decode() == hashlib.sha256(big).hexdigest()
 
 
 def test_a_loader_that_is_missing_is_told(box: Sandbox) -> None:
