@@ -12,9 +12,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from ._openat2 import open_beneath
 
@@ -25,6 +25,14 @@ _MOST_REFUSALS: Final = 256
 _SECONDS: Final = 10.0
 _PIECE: Final = 1 << 20
 _ANY_FOLDERS: Final = None  # the part "**"
+
+
+class _Part(NamedTuple):
+    """A part of a pattern that names something: all but "**"."""
+
+    match: Callable[[str], re.Match[str] | None]
+    literal: bool
+
 
 # Where in a pattern the path so far has come to: (number of the pattern, part that is next).
 _Places = frozenset[tuple[int, int]]
@@ -81,6 +89,29 @@ class Patterns:
             for number, place in places
         )
 
+    def go_on(self, places: _Places) -> bool:
+        """Whether anything below here may be wanted."""
+        return any(place < len(self._parts[number]) for number, place in places)
+
+    def want_named(self, places: _Places, name: str) -> bool:
+        """Whether `name` is wanted for itself, not as something below a last "**"."""
+        return any(not rest for _, rest in self._naming(places, name))
+
+    def want_folder(self, places: _Places, name: str, *, literally: bool) -> bool:
+        """Whether `name` has to be a folder, for itself, not by a "**"; `literally`: is meant
+        alone, not among others that a wildcard matches."""
+        return any(
+            rest and (part.literal or not literally) for part, rest in self._naming(places, name)
+        )
+
+    def _naming(self, places: _Places, name: str) -> Iterator[tuple[_Part, int]]:
+        """The parts that match `name` next, and how many come behind each."""
+        for number, place in places:
+            parts = self._parts[number]
+            part = parts[place] if place < len(parts) else _ANY_FOLDERS
+            if part is not _ANY_FOLDERS and part.match(name):
+                yield part, len(parts) - place - 1
+
 
 def _split(pattern: object) -> list[str]:
     if not isinstance(pattern, str):
@@ -93,12 +124,13 @@ def _split(pattern: object) -> list[str]:
     return parts
 
 
-def _part(text: str) -> re.Pattern[str] | None:
+def _part(text: str) -> _Part | None:
     if text == "**":
         return _ANY_FOLDERS
     if "**" in text:
         raise ValueError(f"collect: in {text!r}, ** has to stand for a whole part")
-    return re.compile(fnmatch.translate(text))
+    literal = not any(character in text for character in "*?[")
+    return _Part(re.compile(fnmatch.translate(text)).match, literal)
 
 
 @dataclass
@@ -147,9 +179,7 @@ class _Collector:
         try:
             with os.scandir(here) as entries:
                 for entry in sorted(self._counted(entries), key=lambda found: found.name):
-                    behind = self._patterns.after(places, entry.name)
-                    if behind:
-                        self._look(here, entry, f"{path}{entry.name}", behind, depth)
+                    self._look(here, entry.name, path, places, depth)
         finally:
             os.close(here)
 
@@ -160,17 +190,24 @@ class _Collector:
                 raise _Enough(f"there are more than {_MOST_ENTRIES} files and folders")
             yield entry
 
-    def _look(
-        self, here: int, entry: os.DirEntry[str], path: str, places: _Places, depth: int
-    ) -> None:
+    def _look(self, here: int, name: str, above: str, places: _Places, depth: int) -> None:
+        """`places` and the path `above` are those of the folder that it lies in."""
         if time.monotonic() > self._until:
             raise _Enough(f"looking took longer than {_SECONDS:.0f} seconds")
+        path, behind = above + name, self._patterns.after(places, name)
+        if not behind:
+            return
         try:
-            mode = os.stat(entry.name, dir_fd=here, follow_symlinks=False).st_mode
+            mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
-                self._enter(here, entry.name, path, places, depth)
-            elif self._patterns.complete(places):
-                self._take(here, entry.name, path, mode)
+                if self._patterns.want_named(places, name):
+                    self._refuse(path, "it is a folder, not a regular file")
+                if self._patterns.go_on(behind):
+                    self._enter(here, name, path, behind, depth)
+            elif self._patterns.complete(behind):
+                self._take(here, name, path, mode)
+            elif self._patterns.want_folder(places, name, literally=stat.S_ISREG(mode)):
+                self._refuse(path, f"it is a {_kind(mode)}, not a folder")
         except OSError as error:
             self._refuse(path, error.strerror or type(error).__name__)
 
@@ -222,6 +259,7 @@ def _content(file: int, size: int) -> bytes:
 
 def _kind(mode: int) -> str:
     for test, name in (
+        (stat.S_ISREG, "regular file"),
         (stat.S_ISLNK, "symbolic link"),
         (stat.S_ISFIFO, "FIFO"),
         (stat.S_ISSOCK, "socket"),

@@ -76,7 +76,8 @@ class SetupError(SandboxError):
 
 
 class ProgramError(SandboxError):
-    """A program could not be started; nothing of it ran, and files placed for it are gone again.
+    """A program could not be started; nothing of it ran, and files placed for it are gone again:
+    what they replaced is back.
 
     `path` is what failed (the program, a file, the working directory), `errno` the kernel's answer.
     """

@@ -25,6 +25,7 @@ Sink = Callable[[bytes], object] | os.PathLike[str] | str | None
 _MOST_ARGUMENTS = 128 << 10
 _MOST_WORDS = 4096  # of a list in a request the worker takes twice that
 _MOST_FILES = 4096
+_MOST_NAME = 4000  # PATH_MAX, less what the worker puts around it
 _PIECE = 1 << 20
 _PROGRAM_STARTS = (b"\x7fELF", b"#!")
 # Not blocking: a FIFO may have come to the place of a file since it was looked at.
@@ -99,6 +100,8 @@ def checked_cwd(cwd: StrPath | None) -> str:
     if cwd is not None and not isinstance(cwd, (str, os.PathLike)):
         raise TypeError(f"cwd: expected a path, not {type(cwd).__name__}")
     text = "" if cwd is None else os.fspath(cwd)
+    if not isinstance(text, str):
+        raise TypeError("cwd: expected a path of text, not of bytes")
     _encoded("cwd", text)
     return os.path.join("/work", text)
 
@@ -112,8 +115,7 @@ def checked_files(files: Mapping[str, Content]) -> dict[str, Content]:
     found: dict[str, Content] = {}
     for name, content in files.items():
         checked_name("files", name)
-        _check_content(f"files[{name!r}]", content, folders=True)
-        found[name] = content
+        found[name] = _checked_content(f"files[{name!r}]", content, folders=True)
     folders = {name[:end] for name in found for end in _slashes(name)}
     for name in found:
         if name in folders:
@@ -130,19 +132,22 @@ def checked_name(what: str, name: object) -> str:
         raise ValueError(f"{what}: {name!r} is not a relative path below the working directory")
     if any(len(_encoded(what, part)) > 255 for part in parts):
         raise ValueError(f"{what}: a part of {name!r} is longer than 255 bytes")
+    if len(_encoded(what, name)) > _MOST_NAME:
+        raise ValueError(f"{what}: {name[:40]!r}... is longer than {_MOST_NAME} bytes")
     return name
 
 
 def checked_stdin(stdin: Content | None) -> Content | None:
     """Raises TypeError, ValueError."""
-    if stdin is not None:
-        _check_content("stdin", stdin)
-    return stdin
+    return None if stdin is None else _checked_content("stdin", stdin)
 
 
 def checked_sink(what: str, sink: Sink) -> Sink:
-    """None, a callable or a path. Raises TypeError."""
-    if sink is None or callable(sink) or isinstance(sink, (str, os.PathLike)):
+    """None, a callable or a path. Raises TypeError, ValueError."""
+    if sink is None or callable(sink):
+        return sink
+    if isinstance(sink, (str, os.PathLike)):
+        _encoded(what, os.fsdecode(sink))
         return sink
     raise TypeError(f"{what}: expected a callable, a path or None, not {type(sink).__name__}")
 
@@ -154,25 +159,46 @@ def _slashes(name: str) -> Iterable[int]:
 def _encoded(what: str, text: str) -> bytes:
     if "\0" in text:
         raise ValueError(f"{what}: {text!r} holds a NUL")
-    return os.fsencode(text)
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{what}: {text!r} cannot be written as bytes") from None
 
 
-def _check_content(what: str, content: object, *, folders: bool = False) -> None:
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        return
+def _checked_content(what: str, content: Content, *, folders: bool = False) -> Content:
+    """It, or its bytes if it is a view of others."""
+    if isinstance(content, (bytes, bytearray)):
+        return content
+    if isinstance(content, memoryview):
+        return _flat(what, content)
     if isinstance(content, (str, os.PathLike)):
-        try:
-            mode = os.stat(content).st_mode
-        except OSError as error:
-            raise ValueError(f"{what}: {os.fspath(content)!r}: {error.strerror}") from None
-        if not stat.S_ISREG(mode) and not (folders and stat.S_ISDIR(mode)):
-            kinds = "regular file or folder" if folders else "regular file"
-            raise ValueError(f"{what}: {os.fspath(content)!r} is not a {kinds}")
-        return
-    if not callable(getattr(content, "read", None)):
+        _check_source(what, os.fsdecode(content), folders=folders)
+    elif not callable(getattr(content, "read", None)):
         raise TypeError(
             f"{what}: expected bytes, a path or a binary stream, not {type(content).__name__}"
         )
+    return content
+
+
+def _flat(what: str, view: memoryview) -> memoryview | bytes:
+    """What is not one row of bytes has them copied: steps, more dimensions, other items."""
+    try:
+        if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+            return view
+        return view.tobytes()
+    except ValueError as error:  # it was released
+        raise ValueError(f"{what}: {error}") from None
+
+
+def _check_source(what: str, path: str, *, folders: bool) -> None:
+    _encoded(what, path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ValueError(f"{what}: {path!r}: {error.strerror}") from None
+    if not stat.S_ISREG(mode) and not (folders and stat.S_ISDIR(mode)):
+        kinds = "regular file or folder" if folders else "regular file"
+        raise ValueError(f"{what}: {path!r} is not a {kinds}")
 
 
 class Parcel:
@@ -180,10 +206,11 @@ class Parcel:
 
     Attributes:
         descriptor: read from the start by the worker, sealed.
-        table: (name, mode, bytes) each.
+        table: (name, mode, bytes) each; a folder's mode for one that is empty.
 
     Raises:
-        ValueError: they take more than `Limits.disk`; nothing is left open.
+        TypeError, ValueError: a stream gives no bytes, a folder holds what is no file, or all take
+            more than `Limits.disk`; nothing is left open.
         OSError: a file of the caller's cannot be read.
     """
 
@@ -203,23 +230,31 @@ class Parcel:
             raise
 
     def _add_folder(self, name: str, folder: str) -> None:
-        """Its regular files. What else is in there is an error: a link would lead to other files
-        than it does on the host."""
-        # By descriptor: a guest may be writing to that folder while it is read.
-        for path, folders, files, here in os.fwalk(folder, onerror=_raise):
-            for entry in sorted((*folders, *files)):
-                source = os.path.join(path, entry)
-                if stat.S_ISDIR(os.stat(entry, dir_fd=here, follow_symlinks=False).st_mode):
-                    continue
-                inner = checked_name("files", f"{name}/{os.path.relpath(source, folder)}")
-                try:
-                    file = open_beneath(here, os.fsencode(entry), os.O_RDONLY | os.O_NONBLOCK)
-                except OSError as error:
-                    raise ValueError(
-                        f"files[{name!r}]: {source!r} is not a regular file or folder "
-                        f"({error.strerror})"
-                    ) from None
-                self._add_file(inner, source, file)
+        """Its regular files and empty folders. What else is in there is an error: a link would lead
+        to other files than it does on the host. It may itself be given by a link."""
+        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # By descriptor: a guest may be writing to that folder while it is read.
+            for path, folders, files, here in os.fwalk(".", dir_fd=top, onerror=_raise):
+                below = path.removeprefix(".")
+                if not folders and not files:
+                    self._list(checked_name("files", name + below), stat.S_IFDIR | 0o755, 0)
+                for entry in sorted((*folders, *files)):
+                    inner = checked_name("files", f"{name}{below}/{entry}")
+                    self._add_entry(inner, f"{folder}{below}/{entry}", here, entry)
+        finally:
+            os.close(top)
+
+    def _add_entry(self, name: str, source: str, here: int, entry: str) -> None:
+        if stat.S_ISDIR(os.stat(entry, dir_fd=here, follow_symlinks=False).st_mode):
+            return
+        try:
+            file = open_beneath(here, os.fsencode(entry), os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise ValueError(
+                f"files[{name!r}]: {source!r} is not a regular file or folder ({error.strerror})"
+            ) from None
+        self._add_file(name, source, file)
 
     def _add_file(self, name: str, source: str, descriptor: int) -> None:
         """Closes `descriptor`."""
@@ -231,30 +266,40 @@ class Parcel:
 
     def _add(self, name: str, content: Content) -> None:
         if isinstance(content, (bytes, bytearray, memoryview)):
-            self._enter(name, self._write(name, memoryview(content).cast("B")))
+            self._enter(name, self._write(name, memoryview(content)))
         elif not isinstance(content, (str, os.PathLike)):
             self._enter(name, self._copy(name, content))
         elif os.path.isdir(content):
-            self._add_folder(name, os.fspath(content))
+            self._add_folder(name, os.fsdecode(content))
         else:
-            source = os.fspath(content)
+            source = os.fsdecode(content)
             self._add_file(name, source, os.open(source, _READ_FILE))
 
     def _enter(self, name: str, size: int, executable: bool | None = None) -> None:
-        if len(self.table) >= _MOST_FILES:
-            raise ValueError(f"files: with {name!r} they are more than {_MOST_FILES}")
         if executable is None:
             beginning = os.pread(self.descriptor, 4, self._end - size) if size else b""
             executable = beginning.startswith(_PROGRAM_STARTS)
-        self.table.append((name, 0o755 if executable else 0o644, size))
+        self._list(name, 0o755 if executable else 0o644, size)
+
+    def _list(self, name: str, mode: int, size: int) -> None:
+        if len(self.table) >= _MOST_FILES:
+            raise ValueError(f"files: with {name!r} they are more than {_MOST_FILES}")
+        self.table.append((name, mode, size))
 
     def _copy(self, name: str, source: IO[bytes]) -> int:
         size = 0
-        while piece := source.read(_PIECE):
+        while True:
+            piece = source.read(_PIECE)
+            if piece is None:
+                raise ValueError(
+                    f"files[{name!r}]: the stream is not blocking and has nothing yet; give one "
+                    "that blocks, or bytes"
+                )
             if not isinstance(piece, (bytes, bytearray)):
                 raise TypeError(f"files[{name!r}]: the stream gave {type(piece).__name__}")
+            if not piece:
+                return size
             size += self._write(name, memoryview(piece))
-        return size
 
     def _write(self, name: str, data: memoryview) -> int:
         self._end += data.nbytes

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import gzip
+import hashlib
 import io
 import os
 import signal
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -425,7 +428,57 @@ def test_a_folder_is_copied_in(box: Sandbox, tmp_path: Path) -> None:
         box.exec(["true"], files={"copy": tmp_path})
 
 
+def test_a_folder_may_be_given_by_a_link_and_keeps_its_empty_folders(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "real" / "full").mkdir(parents=True)
+    (tmp_path / "real" / "full" / "file").write_text("in it")
+    (tmp_path / "real" / "a" / "empty").mkdir(parents=True)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    files = {"linked": tmp_path / "link", "bare": tmp_path / "nothing"}
+    outcome = box.exec(sh("find linked bare | sort; cat linked/full/file"), files=files)
+    tree = ["bare", "linked", "linked/a", "linked/a/empty", "linked/full", "linked/full/file"]
+    assert outcome.stdout.decode().split("\n") == [*tree, "in it"]
+    assert box.exec(["ls", "bare"], files=files).ok  # and where they are already
+
+
+def test_no_name_is_the_librarys_own(box: Sandbox) -> None:
+    files = {".being-placed": b"a", "b": b"c"}
+    outcome = box.exec(["true"], files=files, collect=[".being-placed", "b"])
+    assert outcome.files == files
+    box.exec(sh("rm .being-placed; mkdir -p .being-placed/x"))
+    assert box.exec(["cat", "b"], files={"b": b"again"}).stdout == b"again"
+    assert box.exec(sh("rm -r .being-placed; ls -A | grep '^[.]'")).stdout == b""
+
+
+def test_a_stream_that_has_nothing_yet_is_not_cut_short(box: Sandbox) -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    os.write(writer, b"the first part")
+    with (
+        open(reader, "rb", buffering=0) as stream,
+        open(writer, "wb"),
+        pytest.raises(ValueError, match=r"files\['part'\]: the stream is not blocking"),
+    ):
+        box.exec(["cat", "part"], files={"part": stream})
+
+
+def test_views_of_bytes_are_taken_as_the_bytes_they_show(box: Sandbox) -> None:
+    steps = memoryview(b"a-b-c-")[::2]
+    numbers = memoryview(array.array("H", [0x6161, 0x6262]))
+    outcome = box.exec(sh("cat - f; cat g"), stdin=steps, files={"f": steps, "g": numbers})
+    assert outcome.stdout == b"abcabcaabb"
+
+
 # --- what cannot be started -------------------------------------------------------------------------
+
+# exit(0) by 32-bit calls, which the kernel may well run: header, one segment, mov, xor, int 0x80.
+I386 = (
+    b"\x7fELF\1\1\1".ljust(16, b"\0")
+    + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x10054, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    + struct.pack("<IIIIIIII", 1, 0, 0x10000, 0x10000, 93, 93, 5, 0x1000)
+    + b"\xb8\1\0\0\0\x31\xdb\xcd\x80"
+)
 
 STARTS: list[tuple[list[str], dict[str, Any], str]] = [
     (["no-such-program"], {}, "no program 'no-such-program' in the guest's PATH"),
@@ -436,6 +489,10 @@ STARTS: list[tuple[list[str], dict[str, Any], str]] = [
     (["./x"], {"files": {"x": b"\x7fELF of another world"}}, "no program for this machine"),
     (["./x"], {"files": {"x": b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xf3\x00" + bytes(44)}},
      "no program for this machine"),
+    (["./x"], {"files": {"x": I386}}, "no program for this machine"),
+    (["x"], {"files": {"bin/x": b"#!/no/such/interpreter\n"}, "env": {"PATH": "/bin:/work/bin"}},
+     "'/work/bin/x' is there, but the interpreter"),
+    (["p/q"], {"files": {"p/q/r": b"1"}}, "may not be executed"),
     (["true"], {"cwd": "/no/such"}, "cannot start in '/no/such'"),
     (["true"], {"files": {str(n): b"" for n in range(600)}}, "No space left"),
 ]  # fmt: skip
@@ -453,6 +510,91 @@ def test_what_cannot_be_started_says_why_and_leaves_nothing(
         assert sandbox.exec(["ls", "-A"]).stdout == b""
 
 
+NOT_THERE = b"#!/no/such/interpreter\n"
+FAILURES: list[tuple[list[str], dict[str, Any], str]] = [
+    (["./nope"], {}, "no program './nope'"),
+    (["./data"], {}, "'./data' may not be executed"),
+    (["true"], {"cwd": "p/nope"}, "cannot start in '/work/p/nope'"),
+    (["true"], {"files": {"zz/old/x": b"1"}}, "place the file 'zz/old/x': Not a directory"),
+    (
+        ["true"],
+        {"files": {"p/zz": b"2", "folder": b"1"}},
+        "place the file 'folder': Is a directory",
+    ),
+    (["true"], {"files": {"link/b": b"2"}}, "place the file 'link/b': Not a directory"),
+    (["./script"], {"files": {"script": NOT_THERE}}, "'./script' is there, but the interpreter"),
+    # Only exec itself finds these.
+    (["./script"], {"files": {"script": b"#!/etc/passwd\n"}}, "'./script' may not be executed"),
+    (["./script"], {"files": {"script": b"#!\n"}}, "'./script' is no program for this machine"),
+]
+
+
+@pytest.mark.parametrize(("argv", "options", "text"), FAILURES, ids=lambda v: str(v)[:40])
+def test_what_was_replaced_comes_back_when_the_start_fails(
+    make_sandbox: Make, argv: list[str], options: dict[str, Any], text: str
+) -> None:
+    look = sh("find . -printf '%p %m %y %l\n' | sort; cat data link")
+    before = "echo precious > data; chmod 640 data; mkdir zz; echo 1 > zz/old; ln -s zz/old link; mkdir folder"
+    files = {"data": b"new", "p/q/r": b"new", "zz/s/t": b"new", **options.get("files", {})}
+    if "link/b" not in files:
+        files["link"] = b"new"
+    with make_sandbox(SMALL, policy="program") as sandbox:
+        sandbox.exec(sh(before))
+        old = sandbox.exec(look).stdout
+        with pytest.raises(ProgramError) as caught:
+            sandbox.exec(argv, **{**options, "files": files})
+        assert text in str(caught.value)
+        assert sandbox.exec(look).stdout == old
+
+
+def test_more_files_than_descriptors_come_back(make_sandbox: Make) -> None:
+    """All of them where it shows before the exec; where it does not, as many as could be kept."""
+    names = [f"f{number}" for number in range(100)]
+    files = dict.fromkeys(names, b"new")
+    limits = Limits(open_files=32, disk="4M", inodes=512)
+    with make_sandbox(limits, policy="program") as sandbox:
+        assert sandbox.exec(["true"], files={name: name.encode() for name in names}).ok
+        with pytest.raises(ProgramError, match="no program"):
+            sandbox.exec(["./nope"], files=files)
+        assert sandbox.exec(["true"], collect=["*"]).files == {n: n.encode() for n in names}
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files={**files, "script": b"#!/etc/passwd\n"})
+        left = sandbox.exec(["true"], collect=["**"]).files
+        assert len(left) >= 20
+        assert all(content == name.encode() for name, content in left.items())
+        assert sandbox.exec(["cat", "f99"], files=files).stdout == b"new"
+
+
+def test_what_comes_back_needs_no_room_for_two(make_sandbox: Make) -> None:
+    """Where only exec finds the fault, too."""
+    with make_sandbox(Limits(disk="4M"), policy="program") as sandbox:
+        big = os.urandom(3 << 20)
+        sandbox.exec(sh("ln data other; chmod 600 data"), files={"big": big, "data": b"precious"})
+        files = {"big": b"new", "data": b"new", "script": b"#!/etc/passwd\n"}
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files=files)
+        assert (
+            sandbox.exec(sh("cat data other; ls -A")).stdout
+            == b"precious" * 2 + b"big\ndata\nother\n"
+        )
+        sums = sandbox.exec(["sha256sum", "big"]).stdout
+    assert sums.split()[0].decode() == hashlib.sha256(big).hexdigest()
+
+
+def test_a_loader_that_is_missing_is_told(box: Sandbox) -> None:
+    program = compiled(HELLO, "-Wl,--dynamic-linker=/no/such/ld.so")
+    with pytest.raises(ProgramError, match=r"'\./a\.out' is there, but the interpreter or loader"):
+        box.exec(["./a.out"], files={"a.out": program})
+
+
+def test_the_search_goes_on_behind_what_cannot_be_executed(box: Sandbox) -> None:
+    files = {"one/x": b"no x bit", "two/x": NOT_THERE, "three/x": b"#!/bin/sh\necho ran\n"}
+    path = "/no/such:/etc/passwd:/work/one:/work/two"
+    assert box.exec(["x"], files=files, env={"PATH": f"{path}:/work/three"}).stdout == b"ran\n"
+    with pytest.raises(ProgramError, match="'/work/one/x' may not be executed"):
+        box.exec(["x"], files=files, env={"PATH": path})
+
+
 def test_a_program_cannot_claim_that_it_was_not_started(box: Sandbox) -> None:
     """Its channel closed with the exec: the same exit status is its own."""
     outcome = box.exec(sh("echo x >&3; exit 127"))
@@ -467,13 +609,26 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["ls", 5], {}, TypeError, r"argv\[1\]"),
     (["ls", "a\0b"], {}, ValueError, "NUL"),
     (["ls", "x" * 200_000], {}, ValueError, "argv"),
+    (["\ud800"], {}, ValueError, r"^argv\[0\]"),
+    (["ls"], {"cwd": "\ud800"}, ValueError, "^cwd"),
     (["ls"], {"cwd": 5}, TypeError, "cwd"),
     (["ls"], {"cwd": "a\0"}, ValueError, "cwd"),
-    (["ls"], {"env": {"A=": "1"}}, ValueError, "env"),
+    (["ls"], {"env": {"A=": "1"}}, ValueError, "^env: 'A=' is not a name"),
+    (["ls"], {"env": {"": "1"}}, ValueError, "^env: '' is not a name"),
+    (["ls"], {"env": {"A\0": "1"}}, ValueError, "^env: .* is not a name"),
+    (["ls"], {"env": {"A": "\0"}}, ValueError, "^env: the value of 'A' holds a NUL"),
+    (["ls"], {"env": {"A": "\ud800"}}, ValueError, "^env: 'A' or its value"),
+    (["ls"], {"env": {"A": 1}}, TypeError, "^env: 'A'"),
+    (["ls"], {"env": [("A", "1")]}, TypeError, "^env: expected a mapping of names, not list"),
+    (["ls"], {"env": ["A"]}, TypeError, "^env: expected a mapping of names, not list"),
+    (["ls"], {"env": "A=1"}, TypeError, "^env: expected a mapping of names, not str"),
     (["ls"], {"stdin": 5}, TypeError, "stdin"),
     (["ls"], {"stdin": "/no/such/file"}, ValueError, "/no/such/file"),
     (["ls"], {"stdin": "/dev/null"}, ValueError, "not a regular file"),
+    (["ls"], {"stdin": "\ud800"}, ValueError, "^stdin"),
+    (["ls"], {"stdin": "a\0"}, ValueError, "^stdin"),
     (["ls"], {"stdout": 5}, TypeError, "stdout"),
+    (["ls"], {"stdout": "a\0"}, ValueError, "^stdout"),
     (["ls"], {"files": ["a"]}, TypeError, "files"),
     (["ls"], {"files": {"/a": b""}}, ValueError, "files"),
     (["ls"], {"files": {"../a": b""}}, ValueError, "files"),
@@ -481,6 +636,9 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["ls"], {"files": {"a//b": b""}}, ValueError, "files"),
     (["ls"], {"files": {"": b""}}, ValueError, "files"),
     (["ls"], {"files": {"a\0": b""}}, ValueError, "files"),
+    (["ls"], {"files": {"\ud800": b""}}, ValueError, "^files"),
+    (["ls"], {"files": {"a": "\ud800"}}, ValueError, r"^files\['a'\]"),
+    (["ls"], {"files": {"x/" * 2001 + "x": b""}}, ValueError, "longer than 4000"),
     (["ls"], {"files": {5: b""}}, TypeError, "files"),
     (["ls"], {"files": {"x" * 256: b""}}, ValueError, "255"),
     (["ls"], {"files": {"a": b"", "a/b": b""}}, ValueError, "folder"),

@@ -85,6 +85,19 @@ def test_k03_a_file_swapped_by_whoever_is_left_behind(box: Sandbox) -> None:
         assert outcome.files.get("file", b"real\n") in (b"real\n", b"")
 
 
+def test_k_what_hides_behind_a_named_folder_is_told(box: Sandbox) -> None:
+    text = "ln -s /etc outd; mkdir real sub; echo 1 > real/f; ln -s real alias; echo 1 > plain"
+    patterns = ["o/outd/passwd", "o/outd/*", "o/alias/f", "o/plain/f", "o/sub"]
+    outcome = collected(box, text, *patterns)
+    assert outcome.files == {}
+    assert outcome.refused == {
+        "o/outd": "it is a symbolic link, not a folder",
+        "o/alias": "it is a symbolic link, not a folder",
+        "o/plain": "it is a regular file, not a folder",
+        "o/sub": "it is a folder, not a regular file",
+    }
+
+
 SWAPPER = """#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>

@@ -54,7 +54,6 @@ TREE = ("a.txt", "b.c", "out/a.txt", "out/b.txt", "out/deep/c.txt", "out/deep/er
         (["out/**/deep/*.txt"], {"out/deep/c.txt"}),
         (["**"], set(TREE)),
         (["out/**"], {name for name in TREE if name.startswith("out/")}),
-        (["out"], set()),
         (["nothing/*"], set()),
         (["a.txt", "**/d.txt"], {"a.txt", "out/deep/er/d.txt"}),
         ([], set()),
@@ -89,6 +88,50 @@ def test_no_name_makes_matching_slow(work: Path) -> None:
 
 
 # --- what is refused --------------------------------------------------------------------------------
+
+FOLDER, LINK = "it is a folder, not a regular file", "it is a symbolic link, not a folder"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "refused"),
+    [
+        (["out"], {"out": FOLDER}),
+        (["out/*"], {"out/deep": FOLDER}),
+        (["out", "out/*"], {"out": FOLDER, "out/deep": FOLDER}),
+        (["**/deep"], {"out/deep": FOLDER}),
+        (["**/*.txt"], {"x.txt": FOLDER}),
+        (["to-etc/passwd", "to-etc/*"], {"to-etc": LINK}),
+        (["to-out/deep/c.txt"], {"to-out": LINK}),
+        (["to-?*/a.txt"], {"to-etc": LINK, "to-out": LINK}),
+        (["**/to-out/a.txt"], {"to-out": LINK}),
+        (["to-out/**/c.txt"], {"to-out": LINK}),
+        (["to-etc/**"], {"to-etc": "it is a symbolic link, not a regular file"}),
+        (["b.c/x"], {"b.c": "it is a regular file, not a folder"}),
+        (["*/*/c.txt"], {"to-etc": LINK, "to-out": LINK}),
+        (["**/c.txt", "**/*.c", "no/*", "out/**"], {}),
+    ],
+    ids=str,
+)
+def test_what_a_pattern_names_and_is_none_is_told(
+    work: Path, patterns: list[str], refused: dict[str, str]
+) -> None:
+    """A folder where a file is named, something else where a folder is; not what is passed on the
+    way."""
+    fill(work, *TREE)
+    (work / "x.txt").mkdir()
+    (work / "to-etc").symlink_to("/etc")
+    (work / "to-out").symlink_to("out")
+    assert collected(work, *patterns).refused == refused
+
+
+def test_a_folder_below_which_nothing_is_wanted_is_not_entered(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest could fill it until nothing else is brought back."""
+    fill(work, "wanted", *(f"many/{number}" for number in range(20)))
+    monkeypatch.setattr(_collect, "_MOST_ENTRIES", 10)
+    found = collected(work, "*")
+    assert (set(found.files), found.refused) == ({"wanted"}, {"many": FOLDER})
 
 
 def test_links_are_not_followed(work: Path, tmp_path: Path) -> None:
