@@ -128,6 +128,14 @@ class Jail:
         options = {"cloudpickle": task.needs_cloudpickle, "stdin": task.has_stdin}
         self._send(["call", number, options], descriptors, asked)
 
+    def full_places(self) -> frozenset[str]:
+        """What there is no room left for in the writable places: "disk" (bytes), "inodes"."""
+        if self.scratch < 0:
+            return frozenset()
+        space = os.fstatvfs(self.scratch)
+        free = {"disk": space.f_bavail, "inodes": space.f_favail}
+        return frozenset(name for name, count in free.items() if count == 0)
+
     @property
     def usable(self) -> bool:
         """Whether another call can be made in it."""

@@ -66,14 +66,14 @@ def _count(call: Finished) -> Counters | None:
     facts.frame, facts.wire_error = call.channels.frame, call.channels.wire_error
     facts.output_bytes = call.channels.output_bytes
     facts.wall_time = call.ended - call.started if call.started else 0.0
-    if call.jail.scratch >= 0:
-        space = os.fstatvfs(call.jail.scratch)
-        facts.disk_full = space.f_bavail == 0
-        facts.inodes_full = space.f_favail == 0
+    full = call.jail.full_places()
+    facts.disk_full, facts.inodes_full = "disk" in full, "inodes" in full
     if call.group is None:
         return None
     counters = call.group.counters()
     facts.cpu_time = counters.cpu_usage
+    facts.memory_cap = call.isolation.limits.get("call.memory")
+    facts.memory_peak = counters.memory_peak
     facts.oom_kills = counters.oom_kills
     facts.oom_at_limit = counters.oom_at_own_limit + counters.oom_at_jail_limit
     facts.processes_refused = counters.pids_refused

@@ -58,7 +58,8 @@ class Supervisor:
         task: Task,
     ) -> None:
         self.done = False
-        self.facts = Facts(limits, program=task.kind == "exec")
+        program = task.kind == "exec"
+        self.facts = Facts(limits, program=program, was_full=jail.full_places())
         self._jail, self._number, self._limits = jail, number, limits
         self._task = task
         self._began = time.monotonic()

@@ -23,7 +23,9 @@ class Facts:
     """What the supervisor saw of one call.
 
     `killed` holds every reason for which the host ended the call, in the order they came up;
-    `wait_status` is as waitpid gives it, None if the worker's end was never reported.
+    `wait_status` is as waitpid gives it, None if the worker's end was never reported; `memory_cap`
+    is what the control group had (the limit on memory, and the room for files); `was_full` names
+    what an earlier call had left full ("disk", "inodes").
     """
 
     limits: Limits
@@ -40,8 +42,11 @@ class Facts:
     oom_kills: int = 0
     oom_at_limit: int = 0
     processes_refused: int = 0
+    memory_cap: int | None = None
+    memory_peak: int | None = None
     disk_full: bool = False
     inodes_full: bool = False
+    was_full: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,16 @@ def _violation(facts: Facts) -> _Found:
 
 def _memory(facts: Facts) -> _Found:
     if facts.oom_at_limit and (facts.oom_kills or "memory" in facts.killed):
+        cap = facts.memory_cap or facts.limits.memory
         return (
-            f"the call's processes reached the memory limit of {facts.limits.memory} bytes "
-            "and the kernel ended them",
+            f"the call's processes and files reached {cap} bytes, the limits on memory and disk "
+            "together, and the kernel ended them",
             {
                 "limit": "memory",
                 "value": facts.limits.memory,
-                "counter": "oom_kill",
+                "in_force": cap,
+                "peak": facts.memory_peak,
+                "counter": "oom_kill" if facts.oom_kills else "memory.oom_control",
                 "oom_kills": facts.oom_kills,
                 "oom_at_limit": facts.oom_at_limit,
             },
@@ -189,7 +197,10 @@ def _processes(facts: Facts) -> _Found:
 
 def _disk(facts: Facts) -> _Found:
     if _signal(facts) == signal.SIGXFSZ and facts.limits.file_size is not None:
-        text = f"a file grew past the limit of {facts.limits.file_size} bytes"
+        text = (
+            "the guest's process was ended by SIGXFSZ, which the kernel sends when a file grows "
+            f"past the limit of {facts.limits.file_size} bytes"
+        )
         return text, {"limit": "file_size", "value": facts.limits.file_size, "signal": "SIGXFSZ"}
     if not _failed(facts):
         return None
@@ -197,7 +208,7 @@ def _disk(facts: Facts) -> _Found:
         (facts.disk_full, "disk", "bytes"),
         (facts.inodes_full, "inodes", "files and folders"),
     ):
-        if full:
+        if full and name not in facts.was_full:
             value = getattr(facts.limits, name)
             text = f"the guest failed with its writable places full: {value} {unit}"
             return text, {"limit": name, "value": value, "counter": "statfs", "free": 0}

@@ -16,8 +16,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import islice
 
-# `worker` is our own program's name in the launcher, where no other module can have it.
-_OURS = frozenset({"sandbox", "worker"})
+_OURS = frozenset({"sandbox"})
 _STDLIB = sys.stdlib_module_names
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")

@@ -12,12 +12,14 @@ import gc
 import os
 import select
 import sys
+from _frozen_importlib_external import PathFinder
 
 from . import channel, init, jail_groups, root
 from .kernel import landlock, mounts, namespaces, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
 _NAMESPACES = {
@@ -28,6 +30,9 @@ _NAMESPACES = {
     "ipc": namespaces.NEWIPC,
     "uts": namespaces.NEWUTS,
 }
+# Modules that are ours alone; a module that nobody names any more would be cleared.
+_OURS: list[ModuleType] = []
+
 # The ids a guest sees itself under: never 0, so that nothing inside believes it is root.
 INSIDE = (1000, 1000)
 
@@ -43,12 +48,18 @@ def main(descriptor: int) -> None:
         _enter_own_mounts()
         templates = root.Templates()
         templates.show(config["packages"])
+        _hide_ourselves("worker")
         _preload(config["preload"], config["sys_path"])
+        _hide_ourselves("msgpack", "_cffi_backend", "cython_runtime")
     except (OSError, ImportError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else 0
         channel.send(control, ["failed", "start_launcher", number or 0, _describe(error)])
         return
     init.late_imports = config["late"]
+    # Where this program lies is no matter of the guests'.
+    sys.argv[:] = [""]
+    sys.orig_argv[:] = [sys.executable]
+    vars(sys.modules["__main__"]).pop("__file__", None)
     launcher = _Launcher(control, host, groups, templates)
     gc.collect()
     gc.freeze()
@@ -81,6 +92,16 @@ def _enter_own_mounts() -> None:
         os.setgroups([])
         namespaces.unshare(flags)
     mounts.set_propagation("/", mounts.SLAVE)
+
+
+def _hide_ourselves(*names: str) -> None:
+    """Take modules of ours out of the table of imports: guests have their own under such names, or
+    none. They live on in whoever has imported them. Those that guests can find are left there."""
+    for name in names:
+        if name != "worker" and PathFinder.find_spec(name) is not None:
+            continue
+        for module in [key for key in sys.modules if key.partition(".")[0] == name]:
+            _OURS.append(sys.modules.pop(module))
 
 
 def _preload(modules: list[str], folders: list[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import Limits, Sandbox
+from sandbox import Limits, Mount, Sandbox
 from tests.escape.outside import ROOT, Outside
 from tests.probes import inherited
 
@@ -150,3 +150,20 @@ def test_c11_descriptors_are_capped(jail: Sandbox, small: Limits, outside: Outsi
 def test_c11_the_cap_cannot_be_raised(jail: Sandbox, bare: Sandbox) -> None:
     assert jail.run(inherited.raise_hard_limit) == "refused"
     assert bare.run(inherited.raise_hard_limit) == "refused"
+
+
+def test_nothing_of_this_library_is_there_to_be_imported(make_sandbox: Make, small: Limits) -> None:
+    """The control: what a profile names is there, `msgpack` too, though it is one of our own."""
+    with make_sandbox(small) as sandbox:
+        assert sandbox.run(inherited.modules_of_ours) == []
+    with make_sandbox(small, preload=["msgpack"]) as sandbox:
+        assert "msgpack" in sandbox.run(inherited.modules_of_ours)
+
+
+def test_a_guests_own_module_may_have_the_name_of_ours(
+    make_sandbox: Make, small: Limits, folder: str
+) -> None:
+    with open(os.path.join(folder, "worker.py"), "w") as file:
+        file.write("def task():\n    return 'mine'\n")
+    with make_sandbox(small, mounts=[Mount(folder, "/data")]) as sandbox:
+        assert sandbox.run(inherited.task_of_my_worker) == "mine"

@@ -4,6 +4,7 @@ what the guest had written by then; a guest that copes is `ok`, with the refusal
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import signal
@@ -123,7 +124,12 @@ ENDS: list[tuple[Any, ...]] = [
     (spin, "cpu_time_limit", TimeLimitExceeded, {"limit": "cpu_time", "value": 2.0}),
     (spin_in_children, "cpu_time_limit", TimeLimitExceeded, {"counter": "cpu usage"}),
     (lambda: time.sleep(100), "wall_time_limit", TimeLimitExceeded, {"limit": "wall_time", "value": 5.0}),
-    (hoard, "memory_limit", MemoryLimitExceeded, {"limit": "memory", "value": 48 << 20}),
+    (
+        hoard,
+        "memory_limit",
+        MemoryLimitExceeded,
+        {"limit": "memory", "value": 48 << 20, "in_force": 49 << 20},
+    ),
     (flood, "output_limit", OutputLimitExceeded, {"limit": "output", "value": 2000}),
     (too_many_threads, "process_limit", ProcessLimitExceeded, {"limit": "processes", "value": 6}),
     (outgrow_file, "disk_limit", DiskLimitExceeded, {"limit": "file_size", "signal": "SIGXFSZ"}),
@@ -206,6 +212,29 @@ def test_refusals_coped_with_are_noted(make_sandbox: Make) -> None:
     assert (threads.status, threads.evidence["processes_refused"] >= 1) == ("ok", True)
     assert "thread" in threads.value
     assert (disk.status, disk.value, disk.evidence["disk_full"]) == ("ok", errno.ENOSPC, True)
+
+
+def fail_otherwise() -> None:
+    raise KeyError("unrelated")
+
+
+@pytest.mark.parametrize(
+    ("guest", "status"),
+    [(fail_otherwise, "exception"), (functools.partial(os._exit, 7), "nonzero_exit")],
+)
+def test_what_an_earlier_call_left_full_is_not_why_a_later_one_fails(
+    guest: Callable[..., Any], status: str, make_sandbox: Make
+) -> None:
+    """The control: with room at its beginning, the same end is the limit's."""
+    with make_sandbox(LIMITS) as sandbox:
+        assert sandbox.call(fill_and_fail).status == "disk_limit"
+        later = sandbox.call(guest)
+    assert (later.status, later.evidence["disk_full"]) == (status, True)
+
+
+def fill_and_fail() -> None:
+    cope_with_disk()
+    fail_otherwise()
 
 
 def open_many() -> list[int]:

@@ -73,13 +73,13 @@ def close_result() -> int:
 
 
 def replace_the_runtime() -> int:
-    """Everything our own code in this process would use."""
-    import msgpack
-
-    for name in ("worker.wire", "worker.values", "worker.confine", "worker.channel"):
-        sys.modules.pop(name, None)
+    """Everything our own code in this process would use, found by the frames that called this."""
+    frame = sys._getframe()
+    while "wire" not in frame.f_globals:
+        assert frame.f_back is not None
+        frame = frame.f_back
     os.write = lambda descriptor, data: memoryview(data).nbytes
-    msgpack.packb = lambda *arguments, **options: b"mine"
+    frame.f_globals["wire"].msgpack.packb = lambda *arguments, **options: b"mine"
     return 1
 
 

@@ -74,7 +74,6 @@ def test_nothing_but_the_standard_library_by_default() -> None:
         "__mp_main__",
         "sandbox",
         "sandbox._errors",
-        "worker",
         "numpy",
         "",
         "jsonx",
@@ -172,7 +171,6 @@ def test_an_editable_installation_is_shown_where_its_source_lies(
         ([".relative"], "no module named '.relative'"),
         (["sandbox"], "'sandbox' is part of the sandbox itself"),
         (["sandbox._errors"], "never visible inside"),
-        (["worker"], "'worker' is part of the sandbox itself"),
     ],
 )
 def test_a_name_that_cannot_be_preloaded(site: Path, preload: list[str], said: str) -> None:
