@@ -258,7 +258,7 @@ class Sandbox:
                 task = at_end.enter_context(program_task(program, self._limits, streams))
                 jail, number = self._usable_jail(), self._next_number()
                 call = begin(jail, number, self._limits, task)
-            process = Process(program.argv, pipes)
+            process = Process(program.argv, pipes, (stdin, stdout, stderr))
             try:
                 process._start(call, RUNTIME.poller, at_end, self._stop_talking)
             except BaseException:

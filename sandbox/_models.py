@@ -196,6 +196,8 @@ class Usage:
         oom_kills: processes the kernel's OOM killer ended in the call's cgroup.
         throttled_time: time the call waited for its CPU quota.
         setup_time: from the request to the guest's first byte.
+        context_switches: how often its processes were switched away from, wanted or not
+            (getrusage(2)), as init counted those it reaped.
     """
 
     wall_time: float = 0.0
@@ -208,6 +210,7 @@ class Usage:
     oom_kills: int | None = None
     throttled_time: float | None = None
     setup_time: float = 0.0
+    context_switches: int | None = None
 
 
 def _empty() -> Mapping[str, Any]:

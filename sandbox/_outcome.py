@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import _values
@@ -121,12 +121,16 @@ def _usage(call: Finished, counters: Counters | None) -> Usage:
     wall_time = call.facts.wall_time
     output_bytes = call.facts.output_bytes
     setup_time = (call.started or call.ended) - call.began
-    if counters is None:
-        return Usage(wall_time=wall_time, output_bytes=output_bytes, setup_time=setup_time)
-    return Usage(
+    usage = Usage(
         wall_time=wall_time,
         output_bytes=output_bytes,
         setup_time=setup_time,
+        context_switches=call.facts.context_switches,
+    )
+    if counters is None:
+        return usage
+    return replace(
+        usage,
         cpu_time=counters.cpu_usage,
         user_time=counters.cpu_user,
         system_time=counters.cpu_system,

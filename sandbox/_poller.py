@@ -1,5 +1,6 @@
 """Calls that nobody waits for: one daemon thread per process drives them all, so that clocks and
-caps hold while the caller does something else. The supervisors are those that `drive` drives."""
+caps hold while the caller does something else. The supervisors are those that `drive` drives. Files
+are brought back by a thread of their call's own: that can take seconds, as its guest pleases."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from ._supervisor import Supervisor, milliseconds_until
 
 
 class Poller:
-    """Every method may be called from any thread; `done` callables run on the poller's own."""
+    """Every method may be called from any thread; `done` callables run on a thread of ours."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,9 +66,20 @@ class Poller:
                 _guarded(self._cancelled.popleft().cancel)
             for call in list(self._running):
                 self._step(call, ready)
-                if call.done:
-                    _guarded(self._running[call])
-                    del self._running[call]
+            for call in [call for call in self._running if call.done]:
+                self._conclude(call, self._running[call])
+                del self._running[call]
+
+    def _conclude(self, call: Supervisor, done: Callable[[], None]) -> None:
+        if not call.concludes_slowly:
+            _guarded(done)
+            return
+        try:
+            threading.Thread(
+                target=_guarded, args=(done,), name="sandbox-collector", daemon=True
+            ).start()
+        except RuntimeError:  # no more threads: then all wait
+            _guarded(done)
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()

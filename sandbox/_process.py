@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,29 +21,52 @@ if TYPE_CHECKING:
     from ._poller import Poller
 
 
+class _Life:
+    """Held by a handle, its streams, and the programs they were given to: when nobody is left who
+    could hear from the program, it is killed."""
+
+    def __init__(self, name: str, joined: Iterable[object]) -> None:
+        self.over = threading.Event()
+        self.kill: Callable[[], None] | None = None
+        self._name = name
+        self._owner = os.getpid()
+        self._joined = [getattr(stream, "_life", None) for stream in joined]
+
+    def __del__(self) -> None:
+        if self.kill is not None and not self.over.is_set() and self._owner == os.getpid():
+            text = f"nobody holds the program {self._name!r} any more: it is killed"
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+            self.kill()
+
+
 class Process:
     """A running program. Made by `Sandbox.popen`; as a context manager it is killed on leaving if
-    it still runs. Clocks and caps hold whether anybody waits or not.
+    it still runs. Clocks and caps hold whether anybody waits or not. A program whose handle and
+    streams all are dropped, and that no program is joined to whose own are held, is killed.
 
     Attributes:
         argv: what was asked for.
         stdin: what the program reads is written here (unbuffered; None where a stream was given).
         stdout, stderr: what it writes is read here (None where a stream was given; stderr is in the
             outcome unless asked for).
-        ended: when the host saw its end, on the monotonic clock; None while it runs. Of two
-            programs that talk to one another this tells who ended first, unless the one's end was
-            the other's cause: those may be seen in either order.
+        ended: when it ended, on the monotonic clock, as its jail's init saw it; None while it runs.
+            Of two programs that talk to one another this tells who ended first, unless the one's
+            end was the other's cause: those may be seen in either order.
     """
 
-    def __init__(self, argv: tuple[str, ...], pipes: Pipes) -> None:
+    def __init__(self, argv: tuple[str, ...], pipes: Pipes, joined: Iterable[object]) -> None:
+        """`joined`: streams that were given to it."""
         self.argv = argv
+        self._life = _Life(argv[0], joined)
+        for stream in (pipes.stdin, pipes.stdout, pipes.stderr):
+            if stream is not None:
+                stream._life = self._life  # type: ignore[attr-defined]
         self._pipes = pipes
         self.stdin, self.stdout, self.stderr = pipes.stdin, pipes.stdout, pipes.stderr
         self.ended: float | None = None
         self._owner = os.getpid()
-        self._over = threading.Event()
+        self._over = self._life.over
         self._result: Outcome | SandboxError | None = None
-        self._kill: Callable[[], None] | None = None
 
     def poll(self) -> Outcome | None:
         """The outcome if it has ended, else None. Raises as `wait`."""
@@ -70,8 +92,9 @@ class Process:
     def kill(self) -> None:
         """End it, with all it started; its outcome is `cancelled`. Does not wait. No harm if it has
         ended."""
-        if self._kill is not None and not self._over.is_set() and self._owner == os.getpid():
-            self._kill()
+        kill = self._life.kill
+        if kill is not None and not self._over.is_set() and self._owner == os.getpid():
+            kill()
 
     def close(self) -> None:
         """Close our ends of its streams."""
@@ -91,11 +114,6 @@ class Process:
             self._over.wait()
         self.close()
 
-    def __del__(self) -> None:
-        if not self._over.is_set() and self._owner == os.getpid():
-            warnings.warn(f"still running: {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.kill()
-
     def __repr__(self) -> str:
         state = "running" if not self._over.is_set() else "ended"
         return f"<Process {self.argv[0]!r} {state}>"
@@ -113,12 +131,12 @@ class Process:
             on_kill()
             poller.cancel(call)
 
-        self._kill = kill
+        self._life.kill = kill
+        over = self._over
         me = weakref.ref(self)  # or a handle that nobody holds would never be collected
 
         def done() -> None:
             outcome: Outcome | SandboxError
-            ended = time.monotonic()
             try:
                 with at_end:
                     outcome = conclude(call)
@@ -128,7 +146,7 @@ class Process:
                 outcome = InternalError(f"the program's outcome could not be made: {error!r}")
             process = me()
             if process is not None:
-                process._result, process.ended = outcome, ended
-                process._over.set()
+                process._result, process.ended = outcome, call.ended
+            over.set()
 
         poller.drive(call, done)

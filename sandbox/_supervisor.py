@@ -64,6 +64,7 @@ class Supervisor:
         self._task = task
         self._began = time.monotonic()
         self._started = self._ended = 0.0
+        self._said_ended: float | None = None
         self._pidfds: list[int] = []
         self._listening = True
         self._asked: list[int] = []
@@ -183,8 +184,9 @@ class Supervisor:
             step, number, detail = message[1:]
             reason = os.strerror(number) if isinstance(number, int) and number else ""
             self._fail(f"the worker could not be confined: {step} {detail} {reason}".strip()[:500])
-        elif message[:2] == ["ended", self._number] and isinstance(message[2], int):
-            self.facts.wait_status = message[2] & 0xFFFF
+        elif message[:2] == ["ended", self._number] and _tells_an_end(message[2:]):
+            _, _, status, self._said_ended, self.facts.context_switches = message
+            self.facts.wait_status = status & 0xFFFF
             self._finish()
         elif not self._is_stale(message):
             self._fail("the jail's init said something unknown")
@@ -318,6 +320,19 @@ class Supervisor:
             self._jail.kill()
         self._channels.finish()
 
+    @property
+    def ended(self) -> float:
+        """When the worker ended, on the monotonic clock, after `done`. init saw it, however busy
+        the host was; its word counts within what the host saw, since it shares the guest's uid."""
+        if self._said_ended is None:
+            return self._ended
+        return min(max(self._said_ended, self._started), self._ended)
+
+    @property
+    def concludes_slowly(self) -> bool:
+        """Whether its outcome may take seconds to make: files are to be brought back."""
+        return self._task.collect is not None
+
     def finished(self) -> Finished:
         """Everything the outcome is made from, after `done`."""
         return Finished(
@@ -372,3 +387,8 @@ class Supervisor:
                 self.on_event(descriptor, events)
         if not self.done:
             self.on_time()
+
+
+def _tells_an_end(values: list[Any]) -> bool:
+    """Wait status, moment, context switches."""
+    return [type(value) for value in values] == [int, float, int]

@@ -37,6 +37,7 @@ class Facts:
     frame: Frame | None = None
     wire_error: str | None = None
     cpu_time: float | None = None
+    context_switches: int | None = None
     wall_time: float = 0.0
     output_bytes: int = 0
     oom_kills: int = 0

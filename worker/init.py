@@ -10,6 +10,7 @@ import _signal
 import _socket
 import os
 import sys
+import time
 
 from . import channel, runner
 from .confine import Call, Jail, StepFailed, confine_jail, confine_worker, seal_jail
@@ -81,25 +82,31 @@ def _work(call: Call) -> None:
         os._exit(1)
 
 
-def _wait(worker: int) -> tuple[int, float, float]:
-    """Reap whatever ends until the worker does, then end and reap all it left behind.
+def _wait(worker: int) -> tuple[int, float, int]:
+    """Reap whatever ends until the worker does, then end and reap all it left behind: the worker's
+    wait status, when it ended (on the host's clock: the jail's own begins with the workers), and
+    how often all of them were switched away from.
 
     kill(-1) by pid 1 reaches every process of the namespace but itself; one that is just forking
     either is on the list already or sees the pending signal and does not fork.
     """
+    switches = 0
     while True:
         pid, status, usage = os.wait4(-1, 0)
+        switches += usage.ru_nvcsw + usage.ru_nivcsw
         if pid == worker:
             break
+    moment = time.monotonic()
     try:
         os.kill(-1, _signal.SIGKILL)
     except ProcessLookupError:
         pass
     while True:
         try:
-            os.waitpid(-1, 0)
+            usage = os.wait4(-1, 0)[2]
         except ChildProcessError:
-            return status, usage.ru_utime, usage.ru_stime
+            return status, moment, switches
+        switches += usage.ru_nvcsw + usage.ru_nivcsw
 
 
 def _import_cloudpickle() -> None:

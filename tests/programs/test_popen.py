@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import enumerate as enumerate_threads
 from typing import IO, Any
 
 import pytest
@@ -144,9 +146,21 @@ def test_leaving_the_context_ends_it(box: Sandbox) -> None:
 def test_a_handle_that_is_dropped_ends_it(box: Sandbox) -> None:
     held = [box.popen(["sleep", "1000"])]
     held[0].close()
-    with pytest.warns(ResourceWarning, match="still running"):
+    with pytest.warns(ResourceWarning, match="nobody holds the program 'sleep'"):
         held.clear()
     assert box.exec(["true"]).ok  # its turn comes when the program has ended
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_stream_holds_it_as_its_handle_does(box: Sandbox) -> None:
+    assert end(box.popen(sh("sleep .1; seq 1000")).stdout).read().endswith(b"\n1000\n")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_joined_program_holds_it_as_its_handle_does(box: Sandbox, other: Sandbox) -> None:
+    with other.popen(["wc", "-l"], stdin=box.popen(sh("sleep .1; seq 1000")).stdout) as second:
+        assert end(second.stdout).read() == b"1000\n"
+        assert second.wait(30).ok
 
 
 def test_waiting_has_a_timeout(box: Sandbox) -> None:
@@ -269,6 +283,35 @@ def test_who_ended_first_is_told_by_the_clock(box: Sandbox, other: Sandbox) -> N
         end(first.stdin).close()
         first.wait(30)
     assert before < (second.ended or 0) < (first.ended or 0) < time.monotonic()
+
+
+def test_who_ended_first_is_told_however_busy_the_host_is(box: Sandbox, other: Sandbox) -> None:
+    """The one ends a moment after the end of the other, which the host asks about first."""
+    for _ in range(5):
+        with other.popen(sh("cat; sleep .01")) as last, box.popen(["true"], stdout=last.stdin) as f:
+            while last.poll() is None or f.poll() is None:
+                sum(range(2_000_000))  # without letting another thread run
+            assert (f.ended or 0) < (last.ended or 0)
+
+
+def test_files_that_are_brought_back_hold_up_no_other_programs_clock(make_sandbox: Make) -> None:
+    """The second program's limit comes while the files of the first are still looked through."""
+    many = replace(SMALL, inodes=40_000, disk="64M", cpu_time=60)
+    short = replace(SMALL, wall_time=0.1)
+    patterns = [f"**/*a*b*c*{number}" for number in range(100)]
+    with (
+        make_sandbox(many, policy="program") as box,
+        make_sandbox(short, policy="program") as other,
+    ):
+        assert box.exec(sh("seq 30000 | xargs touch")).ok
+        with box.popen(["true"], collect=patterns) as slow:
+            until(
+                lambda: any(t.name == "sandbox-collector" for t in enumerate_threads()), "its end"
+            )
+            with other.popen(["sleep", "1000"]) as quick:
+                assert quick.wait(30).status == "wall_time_limit"
+                assert slow.poll() is None
+            assert slow.wait(60).ok
 
 
 def test_an_outcome_that_cannot_be_made_is_told_to_who_waits(
