@@ -179,7 +179,7 @@ class Sandbox:
         stderr: _program.Sink = None,
     ) -> Outcome:
         """Run a program in the jail: always an `Outcome` for what it did, `ok` if it ended with
-        status 0. Needs a policy that runs programs (``"program"`` or ``"compiler"``).
+        status 0. Needs a policy that runs programs (``"program"``, ``"jit"`` or ``"compiler"``).
 
         Args:
             argv: the program and its arguments. A name without "/" is looked up in PATH, inside;

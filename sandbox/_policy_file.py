@@ -15,7 +15,7 @@ from ._policy import Policy
 from ._rule_file import Document
 from ._rules import FileRule, RuleError, require_reason
 
-SHIPPED = ("base", "compiler", "compute", "program", "python")
+SHIPPED = ("base", "compiler", "compute", "jit", "program", "python")
 
 _TOP = {"schema", "name", "extends", "description", "default", "files", "process"}
 

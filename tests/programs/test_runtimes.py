@@ -41,6 +41,7 @@ class Runtime:
     capped_env: Mapping[str, str] = field(default_factory=dict)
     garbage: str = ""
     threads: bool = True
+    policy: str = "program"
 
 
 ALL = {
@@ -55,15 +56,17 @@ ALL = {
     ),
     "java": Runtime(
         "Main.java", ["java", *JVM, "Main"], ["javac", "-J-XX:-UsePerfData", "Main.java"],
-        capped=["-Xmx24m"], garbage="48M",
+        capped=["-Xmx24m"], garbage="48M", policy="jit",
     ),
     "node": Runtime(
-        "main.js", ["node", "main.js"], capped=["--max-old-space-size=24"], garbage="64M"
+        "main.js", ["node", "main.js"], capped=["--max-old-space-size=24"], garbage="64M",
+        policy="jit",
     ),
     "python": Runtime("main.py", [interpreter(), "main.py"], garbage="16M"),
     "pypy": Runtime(
         "main.py", ["pypy3", "main.py"],
         env={"PYPY_GC_NURSERY": "1M"}, capped_env={"PYPY_GC_MAX": "48M"}, garbage="64M",
+        policy="jit",
     ),
     "ruby": Runtime("main.rb", ["ruby", "main.rb"], garbage="48M"),
     "perl": Runtime("main.pl", ["perl", "main.pl"], throws=255),
@@ -86,7 +89,7 @@ def built(make_sandbox: Make) -> Callable[[str], Outcome]:
     def build(name: str) -> Outcome:
         limits = Limits(memory="384M", cpu_time=30, wall_time=120)
         files = {ALL[name].source: SOURCES / ALL[name].source}
-        with make_sandbox(limits, policy="program") as sandbox:
+        with make_sandbox(limits, policy=ALL[name].policy) as sandbox:
             return sandbox.exec(ALL[name].compiler, files=files, collect=["a.out", "*.class"])
 
     return build
@@ -106,7 +109,7 @@ def run(make_sandbox: Make, built: Callable[[str], Outcome]) -> Callable[..., Ou
             argv[1:1] = runtime.capped
         env = {**runtime.env, **(runtime.capped_env if capped else {})}
         given = {"cpu_time": 10, "wall_time": 60, "processes": PROCESSES, **limits}
-        with make_sandbox(Limits(**given), policy="program") as sandbox:
+        with make_sandbox(Limits(**given), policy=runtime.policy) as sandbox:
             return sandbox.exec(argv, files=files, env=env)
 
     return run
@@ -227,12 +230,35 @@ QUIRKS: dict[str, tuple[str, dict[str, str], dict[str, Any], str, bytes]] = {
 def test_what_is_told_of_them_is_so(make_sandbox: Make, quirk: str) -> None:
     command, env, limits, status, text = QUIRKS[quirk]
     given = {"cpu_time": 10, "wall_time": 60, **limits}
-    with make_sandbox(Limits(**given), policy="program") as sandbox:
+    with make_sandbox(Limits(**given), policy="jit") as sandbox:
         outcome = sandbox.exec(["sh", "-c", command], files={"leak.c": LEAK}, env=env)
     assert outcome.status == status
     assert text in outcome.stdout + outcome.stderr
     if status == "wall_time_limit":
         assert outcome.evidence["processes_refused"] >= 1
+
+
+# --- the policies for some of them ----------------------------------------------------------------
+
+# What each says where it may not write code and run it.
+MADE_CODE = {
+    "java": ("java -version", b"Failed to mark memory page as executable"),
+    "node": ("node -p 1", b""),
+    "pypy": ("pypy3 -c 'sum(i * i for i in range(1000000))'", b"allocate some memory for the JIT"),
+}
+
+
+@pytest.mark.needs("mdwe")
+@pytest.mark.parametrize("name", MADE_CODE)
+def test_what_compiles_while_it_runs_needs_the_policy_for_it(make_sandbox: Make, name: str) -> None:
+    command, text = MADE_CODE[name]
+    limits = Limits(wall_time=60)
+    with make_sandbox(limits, policy="jit") as sandbox:
+        assert sandbox.exec(["sh", "-c", command]).ok
+    with make_sandbox(limits, policy="program") as sandbox:
+        outcome = sandbox.exec(["sh", "-c", command])
+    assert outcome.status in ("nonzero_exit", "signaled")
+    assert text in outcome.stdout + outcome.stderr
 
 
 # --- the policy for build tools -------------------------------------------------------------------
