@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any, NamedTuple
 
 from ._errors import SetupError
@@ -280,14 +281,8 @@ def _status(pid: int | str) -> dict[str, str]:
 
 def _read(path: str) -> str:
     # Not open(): a worker is looked at in every call, and the text layer costs more than the read.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        chunks = []
-        while chunk := os.read(descriptor, 1 << 16):
-            chunks.append(chunk)
-    finally:
-        os.close(descriptor)
-    return b"".join(chunks).decode(errors="replace")
+    with FileIO(path) as file:
+        return file.readall().decode(errors="replace")
 
 
 def _differs(what: str, found: str) -> SetupError:

@@ -79,8 +79,8 @@ def _store(buffers: list[bytes]) -> None:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
-        except Exception:  # noqa: S110 (a guest may have replaced or closed it)
+            getattr(sys, name).flush()
+        except BaseException:  # noqa: S110 (a guest may have replaced, closed or deleted it)
             pass

@@ -28,7 +28,7 @@ from sandbox import (
 )
 from tests.conftest import ROOT
 from tests.lifecycle.apps import App
-from tests.lifecycle.traces import traces
+from tests.lifecycle.traces import settled, traces
 
 Make = Callable[..., Sandbox]
 
@@ -128,7 +128,7 @@ def test_bad_arguments(options: dict[str, Any], kind: type[Exception], text: str
 
 
 def test_nothing_is_created_for_bad_arguments() -> None:
-    before = traces()
+    before = settled()
     for options, kind, _ in OPTIONS:
         with pytest.raises(kind):
             Sandbox(**options)
