@@ -17,7 +17,7 @@ from typing import Any
 from . import _channel, _values, _wire
 from ._capture import Capture
 from ._models import Limits
-from ._streams import Streams
+from ._streams import IT_WRITES, Streams, new_pipe
 from ._task import Task
 
 _UCRED = struct.Struct("3i")
@@ -197,7 +197,7 @@ def _capture(
     if given >= 0:
         made.append(os.dup(given))
         return Capture(-1, keep), made[-1]
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    read_end, write_end = new_pipe(IT_WRITES)
     made += (read_end, write_end)
     os.set_blocking(read_end, False)
     return Capture(read_end, keep, sink), write_end

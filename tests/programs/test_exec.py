@@ -5,16 +5,23 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import pty
+import select
 import signal
+import socket
 import subprocess
 import threading
+import tty
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
+from sandbox._feed import Feed
 from sandbox._program import Parcel
 from tests.lifecycle.traces import until
 
@@ -301,6 +308,93 @@ def test_a_source_that_never_ends_stops_with_the_program(box: Sandbox) -> None:
             assert box.exec(sh("sleep 0.1"), stdin=stream).ok
     finally:
         os.close(writer)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "fifo", "terminal", "socket"])
+def test_input_that_another_reader_took_is_waited_for(kind: str, tmp_path: Path) -> None:
+    """Between the poll and the read; a socket cannot be opened again, and this one does not block."""
+    reader, writer = shared(kind, tmp_path)
+    with open(reader, "rb", buffering=0) as stream, closing(Feed(stream)) as feed:
+        program = feed.hand_over()
+        blocking = os.get_blocking(reader)
+        os.write(writer, b"taken\n")
+        assert os.read(reader, 100) == b"taken\n"
+        with no_longer_than(30, lambda: os.write(writer, b"too late\n")):
+            feed.step(reader, select.POLLIN)
+        os.write(writer, b"ours\n")
+        feed.step(reader, select.POLLIN)
+        assert os.read(program, 100) == b"ours\n"
+        assert os.get_blocking(reader) == blocking
+        os.close(writer)
+        os.close(program)
+
+
+def shared(kind: str, folder: Path) -> tuple[int, int]:
+    """Two ends; the first one to be read by several."""
+    if kind == "pipe":
+        return os.pipe()
+    if kind == "fifo":
+        os.mkfifo(folder / "fifo")
+        reader = os.open(folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(reader, True)
+        return reader, os.open(folder / "fifo", os.O_WRONLY)
+    if kind == "terminal":
+        master, slave = pty.openpty()
+        tty.setraw(slave)
+        return slave, master
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return ours.detach(), theirs.detach()
+
+
+@contextmanager
+def no_longer_than(seconds: float, release: Callable[[], object]) -> Iterator[None]:
+    """A hang guard: what still blocks then is released, and fails."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        release()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    assert not late.is_set()
+
+
+def test_the_end_of_a_fifo_is_seen(box: Sandbox, tmp_path: Path) -> None:
+    """A FIFO that is opened when its last writer has gone does not tell poll so."""
+    reader, writer = shared("fifo", tmp_path)
+    os.write(writer, b"all\n")
+    os.close(writer)
+    with open(reader, "rb", buffering=0) as stream:
+        assert box.exec(["cat"], stdin=stream).stdout == b"all\n"
+        assert box.exec(["cat"], stdin=stream).stdout == b""
+
+
+def test_a_fifo_in_place_of_the_input_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    release = partial(os.open, tmp_path / "fifo", os.O_RDWR)
+    with no_longer_than(30, release), pytest.raises(ValueError, match="fifo' is not a regular"):
+        Feed(tmp_path / "fifo")
+
+
+def test_standard_streams_can_be_opened_by_name(box: Sandbox) -> None:
+    text = "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr; cat /proc/self/fd/0 >> /dev/fd/1"
+    outcome = box.exec(sh(text), stdin=b"in\n")
+    assert (outcome.status, outcome.stdout, outcome.stderr) == ("ok", b"in\n", b"err\n")
+
+
+def test_a_stream_opened_by_name_goes_one_way(box: Sandbox) -> None:
+    """Where the guest has an id of its own, so not where the host is an ordinary user."""
+    text = "for n in 1 2; do : < /proc/self/fd/$n; echo $?; done; : > /proc/self/fd/0; echo $?"
+    outcome = box.exec(["bash", "-c", text], stdin=b"in\n")
+    if outcome.isolation.worker["uid"] != os.getuid():
+        assert outcome.stdout.split() == [b"1"] * 3
+        assert outcome.stderr.count(b"Permission denied") == 3
 
 
 def test_a_stream_of_text_is_refused(box: Sandbox) -> None:
