@@ -425,6 +425,97 @@ def test_output_goes_to_a_file(box: Sandbox, tmp_path: Path) -> None:
     assert outcome.ok
 
 
+def test_an_empty_output_empties_the_file(box: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    target.write_text("what was there before")
+    assert box.exec(["true"], stdout=target).ok
+    assert target.read_bytes() == b""
+
+
+def test_one_file_for_both_has_all_of_both(box: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    target.write_text("what was there before")
+    text = "for i in 1 2 3; do echo out; echo err >&2; done"
+    assert box.exec(sh(text), stdout=target, stderr=str(target)).ok
+    assert sorted(target.read_text().split()) == ["err"] * 3 + ["out"] * 3
+
+
+def test_a_file_stays_as_it_is_if_the_program_is_not_started(box: Sandbox, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("what was there before")
+    with pytest.raises(ProgramError):
+        box.exec(["no-such-program"], stdout=precious, stderr=precious)
+    with pytest.raises(ValueError, match="NUL"):
+        box.exec(["true", "a\0"], stdout=precious)
+    for bad in (tmp_path, tmp_path / "no" / "such"):
+        with pytest.raises(OSError, match=str(bad)):
+            box.exec(["true"], stdout=precious, stderr=bad)
+        with pytest.raises(OSError, match=str(bad)):
+            box.exec(["true"], stdout=tmp_path / "new", stderr=bad)
+    assert precious.read_text() == "what was there before"
+    assert os.listdir(tmp_path) == ["precious"]
+
+
+def test_sinks_get_no_byte_beyond_the_cap(make_sandbox: Make, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    pieces: list[bytes] = []
+    with make_sandbox(Limits(output=1000), policy="program") as sandbox:
+        outcome = sandbox.exec(["head", "-c", "10000000", "/dev/zero"], stdout=target)
+        assert outcome.status == "output_limit"
+        assert target.read_bytes() == bytes(1000)
+        outcome = sandbox.exec(
+            sh("head -c 600 /dev/zero; head -c 600 /dev/zero >&2"),
+            stdout=target,
+            stderr=pieces.append,
+        )
+        assert outcome.status == "output_limit"
+        assert target.stat().st_size + sum(map(len, pieces)) == 1000
+        assert sandbox.exec(["head", "-c", "1000", "/dev/zero"], stdout=target).ok
+        assert target.read_bytes() == bytes(1000)
+
+
+def test_what_a_sink_gets_is_not_also_held_in_memory(make_sandbox: Make, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    with make_sandbox(Limits(output="600M"), policy="program") as sandbox:
+        outcome = sandbox.exec(["head", "-c", "4000000", "/dev/zero"], stdout=target)
+        assert (len(outcome.stdout), outcome.truncated["stdout"]) == (1 << 20, 4000000 - (1 << 20))
+        assert target.stat().st_size == 4000000
+        outcome = sandbox.exec(["head", "-c", "4000000", "/dev/zero"])
+        assert len(outcome.stdout) == 4000000
+
+
+def test_files_that_cannot_be_written_cost_the_sandbox_nothing(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(output="1M"), policy="program") as sandbox:
+        sandbox.exec(sh("echo kept > kept"))
+        text = "head -c 200000 /dev/zero >&2 & head -c 200000 /dev/zero; wait"
+        for stderr in (None, "/dev/full"):
+            with pytest.raises(OSError, match="No space left"):
+                sandbox.exec(sh(text), stdout="/dev/full", stderr=stderr)
+            assert sandbox.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
+def test_two_consumers_that_raise_cost_the_sandbox_nothing(box: Sandbox) -> None:
+    def refuse(_: bytes) -> None:
+        raise KeyError("mine")
+
+    box.exec(sh("echo kept > kept"))
+    text = "(while :; do echo x; done) & while :; do echo x >&2; done"
+    with pytest.raises(KeyError, match="mine"):
+        box.exec(sh(text), stdout=refuse, stderr=refuse)
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
+def test_a_reader_that_goes_away_costs_the_sandbox_nothing(box: Sandbox, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    box.exec(sh("echo kept > kept"))
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        text = "echo gone >&2; head -c 200000 /dev/zero; exec sleep 1000"
+        with pytest.raises(BrokenPipeError):
+            box.exec(sh(text), stdout=fifo, stderr=lambda _: reader.close())
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
 def test_what_a_consumer_raises_ends_the_program(box: Sandbox) -> None:
     def refuse(_: bytes) -> None:
         raise KeyError("mine")
