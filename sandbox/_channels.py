@@ -15,14 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _channel, _values, _wire
-from ._capture import Capture
+from ._capture import Allowance, Capture
 from ._models import Limits
-from ._streams import Streams
+from ._streams import IT_WRITES, Streams, new_pipe
 from ._task import Task
 
 _UCRED = struct.Struct("3i")
 _READ = 1 << 16
-_KEEP_UNLIMITED = 1 << 20
+_KEEP_AT_MOST = 1 << 20
 _CAPTURED = Streams()
 
 
@@ -44,7 +44,7 @@ class Channels:
         self._reader = _wire.FrameReader(number, program=task.kind == "exec")
         self._outgoing: list[memoryview] = []
         self._first: list[Any] = []
-        keep = _KEEP_UNLIMITED if limits.output is None else int(limits.output)
+        allowance = Allowance(None if limits.output is None else int(limits.output))
         made: list[int] = []
         try:
             self.result, worker_end = socket.socketpair()
@@ -57,8 +57,8 @@ class Channels:
                 self._store = task.parcel.hand_over()
             made += [self._store, os.dup(self._store)]
             given = task.streams or _CAPTURED
-            self.stdout, stdout = _capture(keep, task.stdout, given.stdout, made)
-            self.stderr, stderr = _capture(keep, task.stderr, given.stderr, made)
+            self.stdout, stdout = _capture(allowance, task.stdout, given.stdout, made)
+            self.stderr, stderr = _capture(allowance, task.stderr, given.stderr, made)
             stdin = [] if given.stdin < 0 else [os.dup(given.stdin)]
         except BaseException:
             _channel.close_all(made)
@@ -199,15 +199,23 @@ class Channels:
 
 
 def _capture(
-    keep: int, sink: Callable[[bytes], object] | None, given: int, made: list[int]
+    allowance: Allowance, sink: Callable[[bytes], object] | None, given: int, made: list[int]
 ) -> tuple[Capture, int]:
     if given >= 0:
         made.append(os.dup(given))
-        return Capture(-1, keep), made[-1]
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        return Capture(-1, 0), made[-1]
+    read_end, write_end = new_pipe(IT_WRITES)
     made += (read_end, write_end)
     os.set_blocking(read_end, False)
-    return Capture(read_end, keep, sink), write_end
+    return Capture(read_end, _kept(allowance.most, sink is not None), sink, allowance), write_end
+
+
+def _kept(most: int | None, has_sink: bool) -> int:
+    """Bytes of a stream that the outcome keeps. Who has a sink has the whole: a limit made large
+    for that is no reason to hold as much in memory."""
+    if most is None:
+        return _KEEP_AT_MOST
+    return min(most, _KEEP_AT_MOST) if has_sink else most
 
 
 def _new_store(size: int) -> int:

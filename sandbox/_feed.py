@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import select
-import signal
 import stat
 from typing import IO
 
 from ._program import Content
+from ._streams import IT_READS, new_pipe, reopened, write
 
 _PIECE = 1 << 18
 
@@ -18,7 +18,13 @@ class Feed:
     """Writes `content` into a pipe of its own making.
 
     A stream with a descriptor of its own is read when poll says that it can be (regular files
-    always can); another one (`io.BytesIO`) is asked at once and must not block.
+    always can), and without blocking wherever that can be had: who shares it may be faster.
+    Another one (`io.BytesIO`) is asked at once and must not block.
+
+    Raises:
+        ValueError: a path leads to no regular file.
+        TypeError: as `pollable`.
+        OSError: a file that cannot be opened.
     """
 
     def __init__(self, content: Content | None) -> None:
@@ -28,14 +34,17 @@ class Feed:
         if isinstance(content, (bytes, bytearray, memoryview)):
             self._left = memoryview(content).cast("B")
         elif isinstance(content, (str, os.PathLike)):
-            self._live = self._opened = os.open(content, os.O_RDONLY | os.O_CLOEXEC)
+            self._live = self._opened = _open_regular(content)
         elif content is not None:
             self._live = pollable("stdin", content)
             self._source = content if self._live < 0 else None
             if self._live >= 0:
                 self._left = memoryview(read_ahead(content))
+                # Only to read from. A FIFO that is opened when its last writer has gone does not
+                # tell poll so: what was given is watched.
+                self._opened = reopened(self._live, os.O_RDONLY)
         try:
-            self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+            self._reader, self._writer = new_pipe(IT_READS)
         except OSError:
             self._close_source()
             raise
@@ -67,7 +76,7 @@ class Feed:
             return
         if not self._left:
             self._refill()
-        if self.open:
+        if self._left:
             self._write()
 
     def _refill(self) -> None:
@@ -77,7 +86,10 @@ class Feed:
             if not isinstance(data, (bytes, bytearray)):
                 raise TypeError(f"stdin: the stream gave {type(data).__name__}, not bytes")
         elif self._live >= 0:
-            data = os.read(self._live, _PIECE)
+            try:
+                data = os.read(self._opened if self._opened >= 0 else self._live, _PIECE)
+            except BlockingIOError:
+                return  # another reader took it: later
         if data:
             self._left = memoryview(data)
         else:
@@ -85,7 +97,7 @@ class Feed:
 
     def _write(self) -> None:
         try:
-            self._left = self._left[_write(self._writer, self._left) :]
+            self._left = self._left[write(self._writer, self._left) :]
         except BlockingIOError:
             return
         except BrokenPipeError:
@@ -107,6 +119,15 @@ class Feed:
             os.close(self._opened)
         self._opened = self._live = -1
         self._source = None
+
+
+def _open_regular(path: str | os.PathLike[str]) -> int:
+    """Not blocking: a FIFO may have come to its place since it was looked at."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"stdin: {os.fspath(path)!r} is not a regular file")
+    return descriptor
 
 
 def pollable(what: str, stream: IO[bytes]) -> int:
@@ -142,18 +163,3 @@ def read_ahead(stream: IO[bytes]) -> bytes:
         return stream.read1(len(stream.peek()))
     finally:
         os.set_blocking(stream.fileno(), blocking)
-
-
-def _write(descriptor: int, data: memoryview) -> int:
-    """write(2); BrokenPipeError also where an application has given up Python's refusal of
-    SIGPIPE, which a pipe, unlike a socket, cannot be asked not to send."""
-    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
-        return os.write(descriptor, data)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
-    try:
-        return os.write(descriptor, data)
-    except BrokenPipeError:
-        signal.sigtimedwait((signal.SIGPIPE,), 0)
-        raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import signal
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,10 +20,12 @@ from ._errors import InternalError, ProgramError, SandboxError, SetupError, Unsu
 from ._models import Limits, Mount, Outcome, as_dict
 from ._policy_file import SHIPPED
 from ._root import interpreter
+from ._streams import reopened
 
 # What our own exit status says where the program has none of its own; timeout(1), env(1) and the
 # shell use these numbers alike.
 _TIME, _LIMIT, _VIOLATION, _OURS, _NOT_EXECUTABLE, _NOT_FOUND = 124, 122, 123, 125, 126, 127
+_BAD_OPTIONS = 2
 _STATUSES = {
     "cpu_time_limit": _TIME,
     "wall_time_limit": _TIME,
@@ -32,14 +35,61 @@ _STATUSES = {
     "process_limit": _LIMIT,
     "policy_violation": _VIOLATION,
 }
-EPILOG = """exit status: the program's own; 128 + N if signal N ended it; 122 a limit on memory,
-output, disk or processes; 123 a policy violation; 124 a limit on time; 125 our fault or the host's;
-126 the program cannot be executed; 127 it is not there; 2 bad options. --json tells them apart from
-the program's own."""
+EPILOG = """exit status: the program's own; 128 + N if signal N ended it; 2 bad options; 122 a limit
+on memory, output, disk or processes; 123 a policy violation; 124 a limit on time; 125 our fault or
+the host's, or there is no such --cwd, a file cannot be placed, or what is to be said here cannot be
+written; 126 the program cannot be executed; 127 it is not there. --json tells them apart from the
+program's own."""
 
 
 class _Subparsers(Protocol):
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
+
+
+class _Unwritable(Exception):
+    """Our own stdout or stderr takes nothing any more."""
+
+
+class _Standard(Spill):
+    """Our own stdout or stderr, of which others may hold copies, and may have made it one that does
+    not block."""
+
+    def __init__(self, number: int, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._name = {1: "stdout", 2: "stderr"}[number]
+
+    def step(self) -> None:
+        """Raises BrokenPipeError, _Unwritable."""
+        try:
+            super().step()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _Unwritable(f"cannot write to our {self._name}: {error.strerror}") from error
+
+
+@contextmanager
+def _standard(number: int) -> Iterator[_Standard]:
+    own = reopened(number, os.O_WRONLY)
+    try:
+        yield _Standard(number, own if own >= 0 else number)
+    finally:
+        if own >= 0:
+            os.close(own)
+
+
+def _write(number: int, text: str) -> None:
+    """All of it. Not by `print`: what Python's own buffers could not get rid of, they try again at
+    its exit, which then has a status of its own."""
+    with _standard(number) as stream:
+        stream(text.encode("utf-8", "backslashreplace"))
+        stream.finish()
+
+
+def _complain(text: object) -> None:
+    """Why there is an exit status of ours; where it cannot be told, that still says it."""
+    with suppress(BrokenPipeError, _Unwritable):
+        _write(2, f"sandbox: {text}\n")
 
 
 def add_parser(commands: _Subparsers) -> None:
@@ -77,22 +127,38 @@ def run(options: argparse.Namespace) -> int:
     """Run it; our exit status."""
     _open_standard_streams()
     try:
-        return _run(options)
+        return _run_or_say_why_not(options)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # Who read our output has enough: as the program would end, without a word.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
-    except ProgramError as error:
-        print(f"sandbox: {error}", file=sys.stderr)
-        return _NOT_FOUND if error.errno == 2 else _NOT_EXECUTABLE
-    except (Unsupported, SetupError, InternalError) as error:
-        print(f"sandbox: {error}", file=sys.stderr)
+    except _Unwritable as error:
+        _complain(error)
         return _OURS
     except (SandboxError, ValueError, TypeError, OSError) as error:
-        print(f"sandbox: {error}", file=sys.stderr)
-        return 2
+        _complain(error)
+        # An error with a name is about a file that an option named.
+        return _OURS if isinstance(error, OSError) and error.filename is None else _BAD_OPTIONS
+
+
+def _run_or_say_why_not(options: argparse.Namespace) -> int:
+    try:
+        return _run(options)
+    except (ProgramError, Unsupported, SetupError, InternalError) as error:
+        _complain(error)
+        if options.json:
+            _write_json(_not_started(error))
+        if not isinstance(error, ProgramError) or error.step in ("files", "cwd"):
+            return _OURS
+        return _NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTABLE
+
+
+def _not_started(error: SandboxError) -> dict[str, Any]:
+    """For a reader of JSON: what there is of an outcome, and what the error knows beyond it."""
+    told = {} if error.outcome is None else as_dict(error.outcome)
+    reasons = {name: getattr(error, name, None) for name in ("step", "errno", "path")}
+    return {**told, "status": "not_started", "exit_code": None, "message": str(error), **reasons}
 
 
 def _open_standard_streams() -> None:
@@ -116,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
         mounts=[_mount(text) for text in options.mount],
         allow_missing=options.allow_missing,
     )
-    with sandbox:
+    with sandbox, _standard(1) as stdout, _standard(2) as stderr:
         outcome = sandbox.exec(
             argv,
             stdin=open(0, "rb", buffering=0, closefd=False),  # noqa: SIM115
@@ -124,8 +190,8 @@ def _run(options: argparse.Namespace) -> int:
             env=dict(_pair("--env", text) for text in options.env),
             cwd=options.cwd,
             collect=options.collect,
-            stdout=None if options.json else Spill(1),
-            stderr=None if options.json else Spill(2),
+            stdout=None if options.json else stdout,
+            stderr=None if options.json else stderr,
         )
     if options.into is not None:
         outcome = replace(
@@ -143,7 +209,8 @@ def _program(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     if argv and argv[0].endswith(".py") and os.path.isfile(argv[0]):
         name = os.path.basename(argv[0])
         files.setdefault(name, argv[0])
-        argv = [interpreter(), name, *argv[1:]]
+        # Absolute: it may start elsewhere, and a name with "-" would be an option.
+        argv = [interpreter(), f"/work/{name}", *argv[1:]]
     return argv, files
 
 
@@ -208,17 +275,21 @@ def _write_files(folder: str, files: Mapping[str, bytes]) -> dict[str, str]:
 
 def _report(options: argparse.Namespace, outcome: Outcome) -> None:
     if options.json:
-        print(json.dumps(as_dict(outcome), default=_plain, indent=2))
+        _write_json(as_dict(outcome))
         return
     if outcome.status not in ("ok", "nonzero_exit", "signaled"):
-        print(f"sandbox: {outcome.status}: {outcome.message}", file=sys.stderr)
+        _write(2, f"sandbox: {outcome.status}: {outcome.message}\n")
     for name, reason in outcome.refused.items():
-        print(f"sandbox: {name!r} was not brought back: {reason}", file=sys.stderr)
+        _write(2, f"sandbox: {name!r} was not brought back: {reason}\n")
+
+
+def _write_json(value: Mapping[str, Any]) -> None:
+    _write(1, json.dumps(value, default=_plain, indent=2) + "\n")
 
 
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        return value.decode("utf-8", "surrogateescape")  # so that no byte is lost
     if isinstance(value, Mapping):
         return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

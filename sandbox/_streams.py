@@ -5,9 +5,15 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import signal
 import stat
 from dataclasses import dataclass
 from typing import IO
+
+# Both ends of a pipe are one inode, whose mode says who may open it by /proc/self/fd. A guest of a
+# host that is root owns no pipe: it can open one the way it was given it and no other, so that no
+# way leads back through a pipe that joins two jails. A guest with the host's own uid is the owner.
+IT_READS, IT_WRITES = 0o604, 0o602
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,14 @@ def make_streams(
 def _input(given: IO[bytes] | None) -> tuple[int, IO[bytes] | None]:
     if given is not None:
         return _taken(given), None
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+    reader, writer = new_pipe(IT_READS)
     return reader, open(writer, "wb", buffering=0)
 
 
 def _output(given: IO[bytes] | None) -> tuple[int, IO[bytes] | None]:
     if given is not None:
         return _taken(given), None
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+    reader, writer = new_pipe(IT_WRITES)
     return writer, open(reader, "rb")
 
 
@@ -96,3 +102,42 @@ def _check_end(name: str, stream: IO[bytes]) -> None:
     wanted, end = (os.O_RDONLY, "reading") if name == "stdin" else (os.O_WRONLY, "writing")
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != wanted:
         raise ValueError(f"{name}: it needs the end for {end}")
+
+
+def new_pipe(mode: int) -> tuple[int, int]:
+    """The reading and the writing end of a pipe of which a program gets the one that `mode`,
+    `IT_READS` or `IT_WRITES`, is for."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.fchmod(reader, mode)
+    return reader, writer
+
+
+def reopened(descriptor: int, access: int) -> int:
+    """A file description of our own, which does not block, of a pipe, a FIFO or a terminal that
+    others share; the caller's to close. O_NONBLOCK on theirs would be theirs too. -1 if there is
+    none to be had: of a socket, for example, or of what belongs to another user."""
+    status = os.fstat(descriptor)
+    # /dev/ptmx (5, 2) opened again would be another terminal.
+    terminal = os.isatty(descriptor) and status.st_rdev != os.makedev(5, 2)
+    if not terminal and not stat.S_ISFIFO(status.st_mode):
+        return -1
+    flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        return -1
+
+
+def write(descriptor: int, data: bytes | memoryview) -> int:
+    """write(2); BrokenPipeError also where an application has given up Python's refusal of
+    SIGPIPE, which a pipe, unlike a socket, cannot be asked not to send."""
+    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        return os.write(descriptor, data)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
+    try:
+        return os.write(descriptor, data)
+    except BrokenPipeError:
+        signal.sigtimedwait((signal.SIGPIPE,), 0)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

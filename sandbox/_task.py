@@ -11,7 +11,7 @@ from ._capture import Spill
 from ._collect import Patterns
 from ._feed import Feed
 from ._models import Limits
-from ._program import Parcel, Program, Sink
+from ._program import Parcel, Program, StrPath
 from ._streams import Streams
 from ._transfer import Cargo
 
@@ -59,7 +59,12 @@ def function_task(cargo: Cargo, limits: Limits) -> Task:
 def program_task(
     program: Program, limits: Limits, streams: Streams | None = None
 ) -> Iterator[Task]:
-    """The run of a program, for as long as the context lasts. Raises ValueError, OSError."""
+    """The run of a program, for as long as the context lasts. Left by an exception (the program
+    could not be started) before any output came, the files for it are as they were.
+
+    Raises:
+        ValueError, OSError: a file or stream of the caller's cannot be had.
+    """
     with ExitStack() as stack:
         parcel = Parcel(program.files, limits)
         stack.callback(parcel.close)
@@ -75,22 +80,53 @@ def program_task(
             "cwd": os.fsencode(program.cwd),
             "files": [(os.fsencode(name), mode, size) for name, mode, size in parcel.table],
         }
+        stdout, stderr = _consumers(program, stack)
         yield Task(
             "exec",
             body,
             parcel=parcel,
             feed=feed,
             streams=streams,
-            stdout=_consumer(program.stdout, stack),
-            stderr=_consumer(program.stderr, stack),
+            stdout=stdout,
+            stderr=stderr,
             collect=program.collect or None,
         )
+        for consumer in (stdout, stderr):
+            if isinstance(consumer, Spill):
+                consumer.begin()  # it ran, and may have written nothing
 
 
-def _consumer(sink: Sink, stack: ExitStack) -> _Consumer:
-    if sink is None or callable(sink):
-        return sink
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(sink, flags, 0o666)
-    stack.callback(os.close, descriptor)
-    return Spill(descriptor)
+def _consumers(program: Program, stack: ExitStack) -> list[_Consumer]:
+    """Of stdout and stderr. Both files are open before either is changed; one that was made for
+    this is gone again if the other cannot be had."""
+    consumers: list[_Consumer] = []
+    with ExitStack() as undo:
+        for sink in (program.stdout, program.stderr):
+            if sink is None or callable(sink):
+                consumers.append(sink)
+                continue
+            descriptor, is_new = _opened(sink)
+            stack.callback(os.close, descriptor)
+            os.set_blocking(descriptor, False)  # of a FIFO: others may be faster to fill it
+            if is_new:
+                undo.callback(os.unlink, sink)
+            consumers.append(Spill(descriptor, replaces=True))
+        undo.pop_all()
+    return _one_of_twins(*consumers)
+
+
+def _opened(path: StrPath) -> tuple[int, bool]:
+    """(its descriptor for writing, whether the file was not there before)."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        return os.open(path, flags, 0o666), False
+
+
+def _one_of_twins(stdout: _Consumer, stderr: _Consumer) -> list[_Consumer]:
+    """Of two for one and the same file only the first: each would write over the other's."""
+    spills = [consumer for consumer in (stdout, stderr) if isinstance(consumer, Spill)]
+    if len(spills) == 2 and os.path.sameopenfile(*(spill.descriptor for spill in spills)):
+        return [stdout, stdout]
+    return [stdout, stderr]

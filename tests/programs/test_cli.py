@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from sandbox._run import EPILOG
 from tests.conftest import LACKS, ROOT
 from tests.lifecycle.traces import descendants, until
 
+DEEP = "/".join("abcdefghijklmnopqrst")
 WAIVED = [word for layer in sorted(LACKS) for word in ("--allow-missing", layer)]
 
 
@@ -51,6 +55,10 @@ def test_streams_pass_through() -> None:
         ),
         (["no-such-program"], 127, b"no program"),
         (["/etc/passwd"], 126, b"may not be executed"),
+        (["--cwd", "/nosuch", "true"], 125, b"cannot start in '/nosuch'"),
+        (["--inodes", "16", "--file", f"{DEEP}=/etc/passwd", "true"], 125, b"cannot place"),
+        (["--file", "a=/nosuch", "true"], 2, b"/nosuch"),
+        (["--collect", "*", "--into", "/etc/passwd/x", "true"], 2, b"/etc/passwd"),
         (["--memory", "much", "true"], 2, b"memory: 'much'"),
         (["--cpu-time", "much", "true"], 2, b"--cpu-time much"),
         (["--policy", "python", "true"], 2, b"runs no programs"),
@@ -73,7 +81,13 @@ def test_a_script_runs_under_this_interpreter(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys\nprint(sys.argv, input(), sys.version_info[:2])\n")
     done = run(str(script), "x", input=b"line\n")
-    assert done.stdout == f"['script.py', 'x'] line {sys.version_info[:2]}\n".encode()
+    assert done.stdout == f"['/work/script.py', 'x'] line {sys.version_info[:2]}\n".encode()
+
+
+def test_a_script_runs_wherever_it_starts_and_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "-x.py").write_text("import os\nprint(os.getcwd())\n")
+    done = run("--cwd", "/tmp", "--", "-x.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"/tmp\n", b"")
 
 
 def test_options_reach_the_sandbox(tmp_path: Path) -> None:
@@ -108,6 +122,73 @@ def test_the_outcome_as_json() -> None:
     assert (told["status"], told["exit_code"], told["stdout"]) == ("nonzero_exit", 3, "out\n")
     assert told["isolation"]["worker"]["seccomp_mode"] == 2
     assert told["usage"]["wall_time"] > 0
+
+
+def test_bytes_that_are_no_text_come_back_from_json() -> None:
+    data = bytes(range(256)) + rb"\xff \\" + "\udc80é".encode("utf-8", "surrogatepass")
+    done = run("--json", "cat", input=data)
+    assert json.loads(done.stdout)["stdout"].encode("utf-8", "surrogateescape") == data
+
+
+def test_json_also_tells_of_a_program_that_was_not_started() -> None:
+    done = run("--json", "no-such-program")
+    told = json.loads(done.stdout)
+    assert done.returncode == 127
+    assert (told["status"], told["exit_code"]) == ("not_started", None)
+    assert (told["step"], told["errno"]) == ("program", errno.ENOENT)
+    assert told["path"] == "no-such-program"
+    assert "no program 'no-such-program'" in told["message"]
+    assert told["isolation"]["worker"]["seccomp_mode"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("echo text' > /dev/full", True),
+        ("echo text >&2' 2> /dev/full", False),
+        ("head -c 300000 /dev/zero' > /dev/full", True),
+    ],
+)
+@pytest.mark.parametrize("json_too", [False, True], ids=["plain", "json"])
+def test_output_that_cannot_be_written_here_is_no_fault_of_the_options(
+    line: str, told: bool, json_too: bool
+) -> None:
+    words = shlex.join(command(*(["--json"] if json_too else []), "sh", "-c"))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} '{line}"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        check=False,
+    )
+    if json_too and not told:
+        assert json.loads(done.stdout)["stderr"] == "text\n"
+        assert done.returncode == 0
+        return
+    assert done.returncode == 125
+    assert (b"cannot write to our stdout: No space left" in done.stderr) == told
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_status_is_told_where_its_message_cannot_be() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("no-such-program"),
+            stdin=subprocess.DEVNULL,
+            stderr=full,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            check=False,
+        )
+    assert done.returncode == 127
+
+
+def test_help_has_the_statuses_of_the_documentation() -> None:
+    with open(os.path.join(ROOT, "docs", "programs.md")) as file:
+        table = file.read().split("| Exit status |")[1].split("\n\n")[0]
+    documented = set(re.findall(r"\d+", "".join(re.findall(r"\n\|([^|]*)", table))))
+    assert documented == set(re.findall(r"\d+", EPILOG))
 
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
@@ -147,6 +228,31 @@ def test_ctrl_c_ends_it_and_cleans_up() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 128 + signal.SIGINT
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["plain", "json"])
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all(words: list[str]) -> None:
+    """The shell's other commands may have made it so, or a parent that is an event loop."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    text = "yes x | head -c 120000; cat"
+    with subprocess.Popen(
+        command(*words, "sh", "-c", text),
+        stdin=subprocess.PIPE,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        os.close(writer)
+        until(lambda: guests(process.pid), "the guest")
+        process.stdin.close()
+        # The program ends while nothing is read: more than the pipe holds is left for its end.
+        until(lambda: not guests(process.pid), "the guest's end")
+        with open(reader, "rb") as stream:
+            assert stream.read().count(b"x") >= 60_000
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 def test_input_is_live() -> None:
@@ -213,12 +319,16 @@ def until_guest_ends(pid: int) -> bool:
 
     def gone() -> bool:
         nonlocal seen
-        spinning = any(name_of(p.pid) == "sh" for p in descendants(pid))
-        seen = seen or spinning
-        return seen and not spinning
+        seen = seen or guests(pid)
+        return seen and not guests(pid)
 
     until(gone, "the guest's end")
     return seen
+
+
+def guests(pid: int) -> bool:
+    """Whether a shell runs below this process."""
+    return any(name_of(p.pid) == "sh" for p in descendants(pid))
 
 
 def name_of(pid: int) -> str:

@@ -7,17 +7,24 @@ import gzip
 import hashlib
 import io
 import os
+import pty
+import select
 import signal
+import socket
 import struct
 import subprocess
 import threading
+import tty
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
+from sandbox._feed import Feed
 from sandbox._program import Parcel
 from tests.lifecycle.traces import until
 
@@ -306,6 +313,93 @@ def test_a_source_that_never_ends_stops_with_the_program(box: Sandbox) -> None:
         os.close(writer)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "fifo", "terminal", "socket"])
+def test_input_that_another_reader_took_is_waited_for(kind: str, tmp_path: Path) -> None:
+    """Between the poll and the read; a socket cannot be opened again, and this one does not block."""
+    reader, writer = shared(kind, tmp_path)
+    with open(reader, "rb", buffering=0) as stream, closing(Feed(stream)) as feed:
+        program = feed.hand_over()
+        blocking = os.get_blocking(reader)
+        os.write(writer, b"taken\n")
+        assert os.read(reader, 100) == b"taken\n"
+        with no_longer_than(30, lambda: os.write(writer, b"too late\n")):
+            feed.step(reader, select.POLLIN)
+        os.write(writer, b"ours\n")
+        feed.step(reader, select.POLLIN)
+        assert os.read(program, 100) == b"ours\n"
+        assert os.get_blocking(reader) == blocking
+        os.close(writer)
+        os.close(program)
+
+
+def shared(kind: str, folder: Path) -> tuple[int, int]:
+    """Two ends; the first one to be read by several."""
+    if kind == "pipe":
+        return os.pipe()
+    if kind == "fifo":
+        os.mkfifo(folder / "fifo")
+        reader = os.open(folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(reader, True)
+        return reader, os.open(folder / "fifo", os.O_WRONLY)
+    if kind == "terminal":
+        master, slave = pty.openpty()
+        tty.setraw(slave)
+        return slave, master
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return ours.detach(), theirs.detach()
+
+
+@contextmanager
+def no_longer_than(seconds: float, release: Callable[[], object]) -> Iterator[None]:
+    """A hang guard: what still blocks then is released, and fails."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        release()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    assert not late.is_set()
+
+
+def test_the_end_of_a_fifo_is_seen(box: Sandbox, tmp_path: Path) -> None:
+    """A FIFO that is opened when its last writer has gone does not tell poll so."""
+    reader, writer = shared("fifo", tmp_path)
+    os.write(writer, b"all\n")
+    os.close(writer)
+    with open(reader, "rb", buffering=0) as stream:
+        assert box.exec(["cat"], stdin=stream).stdout == b"all\n"
+        assert box.exec(["cat"], stdin=stream).stdout == b""
+
+
+def test_a_fifo_in_place_of_the_input_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    release = partial(os.open, tmp_path / "fifo", os.O_RDWR)
+    with no_longer_than(30, release), pytest.raises(ValueError, match="fifo' is not a regular"):
+        Feed(tmp_path / "fifo")
+
+
+def test_standard_streams_can_be_opened_by_name(box: Sandbox) -> None:
+    text = "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr; cat /proc/self/fd/0 >> /dev/fd/1"
+    outcome = box.exec(sh(text), stdin=b"in\n")
+    assert (outcome.status, outcome.stdout, outcome.stderr) == ("ok", b"in\n", b"err\n")
+
+
+def test_a_stream_opened_by_name_goes_one_way(box: Sandbox) -> None:
+    """Where the guest has an id of its own, so not where the host is an ordinary user."""
+    text = "for n in 1 2; do : < /proc/self/fd/$n; echo $?; done; : > /proc/self/fd/0; echo $?"
+    outcome = box.exec(["bash", "-c", text], stdin=b"in\n")
+    if outcome.isolation.worker["uid"] != os.getuid():
+        assert outcome.stdout.split() == [b"1"] * 3
+        assert outcome.stderr.count(b"Permission denied") == 3
+
+
 def test_a_stream_of_text_is_refused(box: Sandbox) -> None:
     with pytest.raises(TypeError, match="stdin: the stream gave str"):
         box.exec(["cat"], stdin=io.StringIO("text"))  # type: ignore[arg-type]
@@ -332,6 +426,97 @@ def test_output_goes_to_a_file(box: Sandbox, tmp_path: Path) -> None:
     outcome = box.exec(sh("head -c 50000 /dev/zero"), stdout=target)
     assert target.read_bytes() == bytes(50000)
     assert outcome.ok
+
+
+def test_an_empty_output_empties_the_file(box: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    target.write_text("what was there before")
+    assert box.exec(["true"], stdout=target).ok
+    assert target.read_bytes() == b""
+
+
+def test_one_file_for_both_has_all_of_both(box: Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    target.write_text("what was there before")
+    text = "for i in 1 2 3; do echo out; echo err >&2; done"
+    assert box.exec(sh(text), stdout=target, stderr=str(target)).ok
+    assert sorted(target.read_text().split()) == ["err"] * 3 + ["out"] * 3
+
+
+def test_a_file_stays_as_it_is_if_the_program_is_not_started(box: Sandbox, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("what was there before")
+    with pytest.raises(ProgramError):
+        box.exec(["no-such-program"], stdout=precious, stderr=precious)
+    with pytest.raises(ValueError, match="NUL"):
+        box.exec(["true", "a\0"], stdout=precious)
+    for bad in (tmp_path, tmp_path / "no" / "such"):
+        with pytest.raises(OSError, match=str(bad)):
+            box.exec(["true"], stdout=precious, stderr=bad)
+        with pytest.raises(OSError, match=str(bad)):
+            box.exec(["true"], stdout=tmp_path / "new", stderr=bad)
+    assert precious.read_text() == "what was there before"
+    assert os.listdir(tmp_path) == ["precious"]
+
+
+def test_sinks_get_no_byte_beyond_the_cap(make_sandbox: Make, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    pieces: list[bytes] = []
+    with make_sandbox(Limits(output=1000), policy="program") as sandbox:
+        outcome = sandbox.exec(["head", "-c", "10000000", "/dev/zero"], stdout=target)
+        assert outcome.status == "output_limit"
+        assert target.read_bytes() == bytes(1000)
+        outcome = sandbox.exec(
+            sh("head -c 600 /dev/zero; head -c 600 /dev/zero >&2"),
+            stdout=target,
+            stderr=pieces.append,
+        )
+        assert outcome.status == "output_limit"
+        assert target.stat().st_size + sum(map(len, pieces)) == 1000
+        assert sandbox.exec(["head", "-c", "1000", "/dev/zero"], stdout=target).ok
+        assert target.read_bytes() == bytes(1000)
+
+
+def test_what_a_sink_gets_is_not_also_held_in_memory(make_sandbox: Make, tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    with make_sandbox(Limits(output="600M"), policy="program") as sandbox:
+        outcome = sandbox.exec(["head", "-c", "4000000", "/dev/zero"], stdout=target)
+        assert (len(outcome.stdout), outcome.truncated["stdout"]) == (1 << 20, 4000000 - (1 << 20))
+        assert target.stat().st_size == 4000000
+        outcome = sandbox.exec(["head", "-c", "4000000", "/dev/zero"])
+        assert len(outcome.stdout) == 4000000
+
+
+def test_files_that_cannot_be_written_cost_the_sandbox_nothing(make_sandbox: Make) -> None:
+    with make_sandbox(Limits(output="1M"), policy="program") as sandbox:
+        sandbox.exec(sh("echo kept > kept"))
+        text = "head -c 200000 /dev/zero >&2 & head -c 200000 /dev/zero; wait"
+        for stderr in (None, "/dev/full"):
+            with pytest.raises(OSError, match="No space left"):
+                sandbox.exec(sh(text), stdout="/dev/full", stderr=stderr)
+            assert sandbox.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
+def test_two_consumers_that_raise_cost_the_sandbox_nothing(box: Sandbox) -> None:
+    def refuse(_: bytes) -> None:
+        raise KeyError("mine")
+
+    box.exec(sh("echo kept > kept"))
+    text = "(while :; do echo x; done) & while :; do echo x >&2; done"
+    with pytest.raises(KeyError, match="mine"):
+        box.exec(sh(text), stdout=refuse, stderr=refuse)
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
+
+
+def test_a_reader_that_goes_away_costs_the_sandbox_nothing(box: Sandbox, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    box.exec(sh("echo kept > kept"))
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        text = "echo gone >&2; head -c 200000 /dev/zero; exec sleep 1000"
+        with pytest.raises(BrokenPipeError):
+            box.exec(sh(text), stdout=fifo, stderr=lambda _: reader.close())
+    assert box.exec(["cat", "kept"]).stdout == b"kept\n"
 
 
 def test_what_a_consumer_raises_ends_the_program(box: Sandbox) -> None:

@@ -103,6 +103,24 @@ def test_two_programs_talk_both_ways(box: Sandbox, other: Sandbox) -> None:
     assert 1 <= int(verdict.stderr) <= 7
 
 
+def test_no_way_leads_back_through_joined_pipes(box: Sandbox, other: Sandbox) -> None:
+    """Where guests have ids of their own: an ordinary user's all have its own."""
+    reads, writes = ": < /proc/self/fd/1", ": > /proc/self/fd/0"
+    with box.popen(["bash", "-c", f"cat > /dev/null; {reads} || echo refused >&2; echo x"]) as one:
+        with other.popen(
+            ["bash", "-c", f"{writes} || echo refused >&2; cat > /dev/stdout"], stdin=one.stdout
+        ) as two:
+            end(one.stdin).close()
+            assert end(two.stdout).read() == b"x\n"
+            reader = two.wait(30)
+        writer = one.wait(30)
+    assert reader.ok
+    assert writer.ok
+    if writer.isolation.worker["uid"] != os.getuid():
+        # The one may not read what it writes; the other may write, but then nobody else reads it.
+        assert b"refused" in writer.stderr
+
+
 def test_the_end_of_one_is_the_end_of_the_others_input(box: Sandbox, other: Sandbox) -> None:
     with box.popen(sh("echo last; kill -KILL $$")) as first:
         with other.popen(["cat"], stdin=first.stdout) as second:
