@@ -80,7 +80,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._policy = load_policy(policy)
         self._waived = check_waivers(allow_missing)
-        self._environment = GUEST_ENVIRONMENT | checked_environment(env or {})
+        self._environment = GUEST_ENVIRONMENT | checked_environment({} if env is None else env)
         if isinstance(preload, str):
             raise TypeError("preload: expected a sequence of module names, not one string")
         self._visible = Visible.of(preload)
@@ -201,6 +201,7 @@ class Sandbox:
         Raises:
             ProgramError: it could not be started: missing, not executable, for another machine.
             TypeError, ValueError: bad arguments, before anything is created.
+            OSError: a file of the host's named here cannot be opened, read or written.
             ClosedError, InternalError, SetupError, Unsupported: as `run`.
         """
         program = self._program(argv, files, collect, cwd, env)
@@ -240,7 +241,8 @@ class Sandbox:
             argv, files, collect, cwd, env: as `exec`.
 
         Raises:
-            TypeError, ValueError, ClosedError, InternalError, SetupError, Unsupported: as `exec`.
+            TypeError, ValueError, OSError, ClosedError, InternalError, SetupError, Unsupported: as
+                `exec`.
                 That a program cannot be started is said by `Process.wait`.
         """
         program = self._program(argv, files, collect, cwd, env)
@@ -285,8 +287,8 @@ class Sandbox:
                 f"the policy {self._policy.name!r} runs no programs; use "
                 'Sandbox(policy="program"), or one of your own that extends it'
             )
-        environment = self._environment | checked_environment(env or {})
-        return _program.checked(argv, environment, files or {}, collect, cwd)
+        environment = self._environment | checked_environment({} if env is None else env)
+        return _program.checked(argv, environment, {} if files is None else files, collect, cwd)
 
     def _stop_talking(self) -> None:
         """A program of `popen` was killed: its end may be waited for."""
