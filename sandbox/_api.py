@@ -13,6 +13,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from . import _program, _transfer
 from ._blueprint import DRAWINGS, root_for
+from ._cpuset import check_cpus
 from ._drive import begin, end, supervise
 from ._environment import GUEST_ENVIRONMENT, checked_environment
 from ._errors import ClosedError
@@ -78,6 +79,7 @@ class Sandbox:
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits: expected Limits, not {type(limits).__name__}")
         self._limits = limits or Limits()
+        check_cpus(self._limits.cpuset)
         self._policy = load_policy(policy)
         self._waived = check_waivers(allow_missing)
         self._environment = GUEST_ENVIRONMENT | checked_environment({} if env is None else env)

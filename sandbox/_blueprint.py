@@ -9,30 +9,34 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import msgpack
 
+from . import _cpuset
 from ._layers import Layers
 from ._models import Limits, Mount
 from ._mounted import mounted_root
 from ._policy import Policy
 from ._root import RootPlan, plan_root
+from ._rules import Rule
 from ._seccomp import compile_filters
 
 
 @dataclass(frozen=True)
 class Blueprint:
     """`content` is what the launcher gets, `key` its digest, `targets` every mount there will be
-    → whether it is writable, `scratch` how many bytes and inodes the writable places have."""
+    → whether it is writable, `scratch` how many bytes and inodes the writable places have,
+    `cpuset` the CPUs it runs on (None: any)."""
 
     key: str
     content: Mapping[str, Any]
     targets: Mapping[str, bool]
     scratch: tuple[int, int]
     layers: Layers
+    cpuset: str | None = None
 
 
 def root_for(packages: tuple[tuple[str, str], ...], mounts: tuple[Mount, ...]) -> RootPlan:
@@ -75,7 +79,7 @@ class Drawings:
         scratch = (int(limits.disk), limits.inodes)
         # By identity: hashing a policy's rules takes longer than all else here. Both are kept with
         # the blueprint, so that no other object can have their identity meanwhile.
-        made_of = (id(policy), id(root), scratch, rlimits, layers, landlock)
+        made_of = (id(policy), id(root), scratch, rlimits, layers, landlock, limits.cpuset)
         found = self._drawn.get(made_of)
         if found is None:
             if len(self._drawn) >= 64:
@@ -83,8 +87,11 @@ class Drawings:
             settings = {
                 "scratch": [_scratch(*scratch), _executes_scratch(policy)],
                 "rlimits": dict(rlimits),
+                "cpus": sorted(_cpuset.parse(limits.cpuset)) if limits.cpuset else [],
             }
-            drawn = _draw(policy, root, scratch, layers, landlock, settings)
+            pinned = _pinned(policy) if limits.cpuset else policy
+            drawn = _draw(pinned, root, scratch, layers, landlock, settings)
+            drawn = replace(drawn, cpuset=limits.cpuset)
             found = self._drawn[made_of] = (policy, root, drawn)
         return found[2]
 
@@ -109,6 +116,17 @@ def _draw(
     }
     key = hashlib.sha256(msgpack.packb(content)).hexdigest()
     return Blueprint(key, content, root.targets(), scratch, layers)
+
+
+def _pinned(policy: Policy) -> Policy:
+    """The same policy for guests that may not choose their CPUs."""
+    name = "sched_setaffinity"
+    refusal = Rule("refuse", (name,), "the caller has chosen the CPUs", errno="EPERM")
+    rules = []
+    for rule in policy.rules:
+        calls = tuple(call for call in rule.calls if call != name)
+        rules += [replace(rule, calls=calls)] if calls else []
+    return replace(policy, rules=(*rules, refusal))
 
 
 def _scratch(size: int, inodes: int) -> dict[str, str]:

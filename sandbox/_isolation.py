@@ -23,6 +23,8 @@ def isolation_of(jail: Jail, group: CallGroup | None, worker: Mapping[str, Any])
     if group is not None:
         limits |= {f"call.{name}": value for name, value in group.read_back().items()}
     limits |= {f"rlimit.{name}": value for name, value in seen.rlimits.items()}
+    if jail.blueprint.cpuset is not None:
+        limits["cpuset"] = seen.cpus
     return Isolation(
         namespaces=seen.namespaces,
         shared_namespaces=seen.shared,

@@ -80,6 +80,7 @@ class Jail:
             self.blueprint.targets,
             self.blueprint.scratch,
             self.blueprint.content["rlimits"],
+            self.blueprint.cpuset,
         )
         self.limits = self.group.read_back() if self.group else {}
         # Not waited for: init takes messages in order, so the first call cannot overtake it.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
+from . import _cpuset
+
 Status = Literal[
     "ok",
     "exception",
@@ -69,6 +71,15 @@ def _number(name: str, value: object, least: float, most: float, unit: str) -> f
     return float(value)
 
 
+def _cpus(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a list of CPUs like '0-3', not {type(value).__name__}")
+    try:
+        return _cpuset.shown(_cpuset.parse(value))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _shown(value: float) -> str:
     """An int of more than 4300 digits has no text: str() of it is a ValueError."""
     if isinstance(value, int) and value.bit_length() > 64:
@@ -96,6 +107,8 @@ class Limits:
         inodes: files and folders in the writable places.
         stack: bytes of the main thread's stack (RLIMIT_STACK); 16 GiB at most.
         cpus: how many CPUs' worth of time per second (CFS bandwidth).
+        cpuset: the CPUs it may run on, as the kernel lists them: ``"0-3,6"``; ``None``: those of
+            the application (sched_setaffinity(2); the guest cannot change it then).
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
@@ -114,6 +127,7 @@ class Limits:
     inodes: int = 4096
     stack: int | str = 8 << 20
     cpus: float | None = None
+    cpuset: str | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -143,6 +157,8 @@ class Limits:
         _count("inodes", self.inodes, 16, 1 << 30, "inodes")
         if self.cpus is not None:
             put("cpus", _number("cpus", self.cpus, 0.01, 4096, "CPUs"))
+        if self.cpuset is not None:
+            put("cpuset", _cpus("cpuset", self.cpuset))
 
 
 @dataclass(frozen=True)

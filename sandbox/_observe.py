@@ -40,6 +40,7 @@ class JailSeen:
     mounts: Mapping[str, str]
     filters: int
     rlimits: Mapping[str, int | None]
+    cpus: str
 
 
 def observe_jail(
@@ -49,10 +50,12 @@ def observe_jail(
     targets: Mapping[str, bool],
     scratch: tuple[int, int],
     rlimits: Mapping[str, int],
+    cpus: str | None,
 ) -> JailSeen:
     """Look at init while it waits, and compare with what was asked for: the `wanted` namespaces,
     the host's `outside` uid and gid, exactly the mounts in `targets` (→ whether writable), writable
-    places of `scratch` bytes and inodes, and resource limits no higher than `rlimits`.
+    places of `scratch` bytes and inodes, resource limits no higher than `rlimits`, and just `cpus`
+    (None: any).
 
     Raises:
         SetupError: naming the first layer that is not in force.
@@ -64,9 +67,9 @@ def observe_jail(
     maps = _id_maps(pid, outside)
     mounts = _mounts(pid, targets, scratch)
     status = _status(pid)
-    _check_status(status, filters=own_filters() + 1)
-    filters = int(status["Seccomp_filters"])
-    return JailSeen(namespaces, shared, maps, mounts, filters, _rlimits(pid, rlimits))
+    _check_status(status, own_filters() + 1, cpus)
+    filters, allowed = int(status["Seccomp_filters"]), status["Cpus_allowed_list"]
+    return JailSeen(namespaces, shared, maps, mounts, filters, _rlimits(pid, rlimits), allowed)
 
 
 def _namespaces(pid: int) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -222,12 +225,12 @@ def _unescaped(path: str) -> str:
     return path
 
 
-def observe_worker(pid: int, init: int, *, filters: int) -> dict[str, Any]:
+def observe_worker(pid: int, init: int, *, filters: int, cpus: str | None) -> dict[str, Any]:
     """The worker's own status before it receives a guest's byte. Raises SetupError."""
     status = _status(pid)
     if int(status["PPid"]) != init:
         raise _differs("worker", f"its parent is {status['PPid']}, not the jail's init")
-    _check_status(status, filters=filters)
+    _check_status(status, filters, cpus)
     stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     session, terminal = int(stat[3]), int(stat[4])
     if terminal != 0:
@@ -248,7 +251,7 @@ def observe_worker(pid: int, init: int, *, filters: int) -> dict[str, Any]:
     }
 
 
-def _check_status(status: Mapping[str, str], *, filters: int) -> None:
+def _check_status(status: Mapping[str, str], filters: int, cpus: str | None) -> None:
     for name in _CAPABILITIES:
         if int(status[name], 16) != 0:
             raise _differs("capabilities", f"{name} is {status[name]}")
@@ -258,6 +261,8 @@ def _check_status(status: Mapping[str, str], *, filters: int) -> None:
         raise _differs("seccomp", f"its mode is {status['Seccomp']}")
     if int(status["Seccomp_filters"]) < filters:
         raise _differs("seccomp", f"{status['Seccomp_filters']} filters, not {filters}")
+    if cpus is not None and status["Cpus_allowed_list"] != cpus:
+        raise _differs("cpuset", f"it may run on {status['Cpus_allowed_list']}, not on {cpus}")
     if status["Threads"] != "1":
         raise _differs("single thread", f"{status['Threads']} threads")
 
@@ -269,8 +274,8 @@ def own_filters() -> int:
 
 # A pattern, because a worker is looked at in every call, and most of the sixty lines say nothing.
 _FIELDS = re.compile(
-    r"^(PPid|Uid|Groups|Threads|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters|Speculation_Store_Bypass)"
-    r":[ \t]*(.*?)[ \t]*$",
+    r"^(PPid|Uid|Groups|Threads|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed_list"
+    r"|Speculation_Store_Bypass):[ \t]*(.*?)[ \t]*$",
     re.MULTILINE,
 )
 

@@ -245,7 +245,7 @@ def _value(name: str, text: str) -> object:
             return float(text)
         except ValueError:
             raise ValueError(f"--{name.replace('_', '-')} {text}: expected a number") from None
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and name != "cpuset" else text
 
 
 def _make_empty(folder: str) -> None:

@@ -221,7 +221,10 @@ class Supervisor:
                 return
             self._pidfds.extend(map(os.pidfd_open, (pid,)))  # see `_channel.receive_into`
             self._worker = _observe.observe_worker(
-                pid, self._jail.pid, filters=self._jail.seen.filters + 1
+                pid,
+                self._jail.pid,
+                filters=self._jail.seen.filters + 1,
+                cpus=self._jail.blueprint.cpuset,
             )
             if self._group is not None and not self._group.contains(pid):
                 self._fail("the worker is not in its control group")

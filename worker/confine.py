@@ -92,6 +92,7 @@ def confine_jail(jail: Jail) -> None:
         start_session,
         join_new_keyring,
         apply_rlimits,
+        stay_on_cpus,
         enter_work_folder,
         prepare_landlock,
         deny_writable_code,
@@ -261,6 +262,12 @@ def join_new_keyring(_: Jail) -> None:
 def apply_rlimits(jail: Jail) -> None:
     """init's own as well: every worker inherits them, and none can raise them again."""
     rlimits.apply(jail.request["rlimits"])
+
+
+def stay_on_cpus(jail: Jail) -> None:
+    """Every worker inherits it; where it is asked for, the filter keeps guests from changing it."""
+    if jail.request["cpus"]:
+        os.sched_setaffinity(0, jail.request["cpus"])
 
 
 def enter_work_folder(_: Jail) -> None:

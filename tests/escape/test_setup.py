@@ -89,6 +89,10 @@ def a_missing_source(content: Content) -> Content:
     return {**content, "root": root}
 
 
+def no_cpus(content: Content) -> Content:
+    return {**content, "cpus": []}
+
+
 def a_name_that_is_none(content: Content) -> Content:
     root = dict(content["root"])
     root["directories"] = [*root["directories"], "a\0b"]
@@ -221,6 +225,17 @@ def _settle() -> None:
     from sandbox._runtime import RUNTIME
 
     RUNTIME.reaper.drain()
+
+
+def test_p02_a_jail_on_other_cpus_runs_nothing(make_sandbox: Make, small: Limits) -> None:
+    """Where there is more than one to choose from."""
+    one = str(max(os.sched_getaffinity(0)))
+    pinned = replace(small, cpuset=one)
+    with make_sandbox(pinned) as honest:
+        assert honest.run(os.sched_getaffinity, 0) == {int(one)}
+    if len(os.sched_getaffinity(0)) > 1:
+        with tampered(no_cpus), pytest.raises(SetupError, match="cpuset is not in force"):
+            make_sandbox(pinned).__enter__()
 
 
 def test_p02_a_large_request_is_no_failure(make_sandbox: Make, small: Limits) -> None:

@@ -214,6 +214,27 @@ def test_refusals_coped_with_are_noted(make_sandbox: Make) -> None:
     assert (disk.status, disk.value, disk.evidence["disk_full"]) == ("ok", errno.ENOSPC, True)
 
 
+def move(cpus: set[int]) -> list[Any]:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        return [error.errno, os.sched_getaffinity(0)]
+    return [0, os.sched_getaffinity(0)]
+
+
+def test_a_guest_runs_on_its_cpus_and_on_no_others(make_sandbox: Make) -> None:
+    """The control: without a cpuset it may choose."""
+    there = os.sched_getaffinity(0)
+    one = max(there)
+    with make_sandbox(Limits(cpuset=str(one))) as sandbox:
+        outcome = sandbox.call(move, there)
+    assert outcome.value == [errno.EPERM, {one}]
+    assert outcome.isolation.limits["cpuset"] == str(one)
+    with make_sandbox() as sandbox:
+        assert sandbox.run(move, {one}) == [0, {one}]
+        assert sandbox.run(move, there) == [0, there]
+
+
 def fail_otherwise() -> None:
     raise KeyError("unrelated")
 

@@ -15,7 +15,7 @@ from sandbox import Isolation, Limits, Mount, Outcome, Status, Usage
 from sandbox._models import as_dict
 
 SIZES = ("memory", "swap", "file_size", "output", "result", "disk", "stack")
-OPTIONAL = {"wall_time", "cpu_time", "memory", "processes", "file_size", "output", "cpus"}
+OPTIONAL = {"wall_time", "cpu_time", "memory", "processes", "file_size", "output", "cpus", "cpuset"}
 LEAST = {"memory": 16 << 20, "disk": 64 << 10, "stack": 256 << 10, "result": 64, "output": 1}
 MOST = {"stack": 1 << 34}
 MOST_BYTES = 1 << 50
@@ -30,7 +30,7 @@ def test_the_defaults_are_finite_where_a_guest_could_do_harm() -> None:
     assert limits.swap == 0
     assert limits.cpus is None
     for field in dataclasses.fields(limits):
-        if field.name != "cpus":
+        if field.name not in ("cpus", "cpuset"):
             assert getattr(limits, field.name) is not None
 
 
@@ -81,7 +81,7 @@ def test_a_size_is_kept_or_refused(name: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["401", "-401", "5001"])
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Limits)])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Limits) if f.name != "cpuset"])
 def test_an_int_too_long_for_a_float_or_for_text_is_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: an int of \d+ bits is outside"):
         with_limit(name, value)
@@ -193,3 +193,21 @@ def test_an_outcomes_mappings_are_empty_not_shared() -> None:
 def test_as_dict_is_one_level_deep() -> None:
     assert as_dict(Usage(wall_time=1.5))["wall_time"] == 1.5
     assert set(as_dict(Limits())) == {f.name for f in dataclasses.fields(Limits)}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("0", "0"), ("3,1", "1,3"), ("0-1,2", "0-2"), ("5,0-3,2-4", "0-5"), ("7-7,9", "7,9")],
+)
+def test_a_cpuset_is_kept_as_the_kernel_prints_it(text: str, kept: str) -> None:
+    assert Limits(cpuset=text).cpuset == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 0", "0-", "-1", "2-1", "0,,1", "a", "\u0663", "123456", "0 1"]
+)
+def test_what_is_no_cpuset_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="cpuset: "):
+        Limits(cpuset=text)
+    with pytest.raises(TypeError, match="cpuset: "):
+        Limits(cpuset={0})  # type: ignore[arg-type]
