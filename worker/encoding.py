@@ -7,7 +7,8 @@ lists as themselves; other containers as an array that starts with an empty exte
 other scalars as an extension. An array holds at most 8192 items, because a reader allocates by
 the length an array claims: a longer container has the bit 0x40 in its type and holds lists of its
 items. Each array counts 8 bytes more than it takes, so that a value on the host cannot be out of
-proportion to its cap.
+proportion to its cap. An array of numpy's is its dtype (a text, or [bytes of a record, [name,
+offset, dtype, *shape], ...]), its data and its shape.
 """
 
 from __future__ import annotations

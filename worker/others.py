@@ -98,7 +98,7 @@ def _array(w: Writer, x: Any) -> None:
     dtype = _dtype(x)
     w.room(x.nbytes)  # a broadcast array has no memory of its own
     w.head(2 + x.ndim, ARRAY)
-    w.scalar(dtype)
+    w.put(dtype, 1)
     if x.nbytes < LONG:
         w.scalar(x.tobytes())
     else:
@@ -109,6 +109,7 @@ def _array(w: Writer, x: Any) -> None:
 
 
 def _array_scalar(w: Writer, x: Any) -> None:
+    dtype: str | list[Any]
     data: str | bytes
     kind = x.dtype.kind
     if kind == "U":
@@ -118,7 +119,7 @@ def _array_scalar(w: Writer, x: Any) -> None:
     else:
         dtype, data = _dtype(x), x.tobytes()
     w.head(2, ARRAY_SCALAR)
-    w.scalar(dtype)
+    w.put(dtype, 1)
     w.scalar(data)
 
 
@@ -138,13 +139,36 @@ def _zone(x: Any) -> bytes:
     return bytes(micros.to_bytes(8, "big", signed=True) + text)
 
 
-def _dtype(x: Any) -> str:
-    dtype = x.dtype
-    if dtype.kind not in "biufcSUMm" or dtype.fields is not None or dtype.itemsize == 0:
-        raise Unfit(type_name(type(x)), f"its dtype is {str(dtype)[:100]}")
+def _dtype(x: Any) -> str | list[Any]:
+    description = _description(x.dtype)
+    if description is None:
+        raise Unfit(type_name(type(x)), f"its dtype is {str(x.dtype)[:100]}")
+    return description
+
+
+def _description(dtype: Any) -> str | list[Any] | None:
+    """As `sandbox/_values/_records.py` reads it; None for what does not travel."""
+    if dtype.kind not in "biufcSUMmV" or dtype.itemsize == 0:
+        return None
+    if dtype.fields is not None:
+        return _record(dtype)
     # The letter, not the width: numpy.longlong and numpy.int64 are two types of one width.
-    text = dtype.str if dtype.kind in "SUMm" else dtype.str[0] + dtype.char
-    return str(text)
+    return str(dtype.str if dtype.kind in "SUMmV" else dtype.str[0] + dtype.char)
+
+
+def _record(dtype: Any) -> list[Any] | None:
+    """None if it is a record array's, if fields lie over one another, or have titles."""
+    described: list[Any] = [dtype.itemsize]
+    end = 0
+    for name in dtype.names:
+        field, offset, *title = dtype.fields[name]
+        base, shape = field.subdtype or (field, ())
+        inner = _description(base)
+        if inner is None or offset < end or title or 0 in shape:
+            return None
+        described.append([name, offset, inner, *shape])
+        end = offset + field.itemsize
+    return described if dtype.type is sys.modules["numpy"].void else None
 
 
 def check_distinct(x: object, keys: list[Any]) -> None:

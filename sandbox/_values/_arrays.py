@@ -8,10 +8,11 @@ import math
 import re
 from typing import Any
 
+from ._records import Leaves, Record
 from ._rejected import ValueRejected
 
 _DTYPE = re.compile(
-    r"[<>|][?bBhHiIlLqQefdgFDG]|[<>]U\d{1,9}|\|S\d{1,9}"
+    r"[<>|][?bBhHiIlLqQefdgFDG]|[<>]U\d{1,9}|\|[SV]\d{1,9}"
     r"|[<>][Mm]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?",
     re.ASCII,
 )
@@ -19,8 +20,9 @@ _DTYPE = re.compile(
 
 def make_array(items: list[Any]) -> Any:
     """An array of its dtype, its data and its shape. Raises ValueRejected, ValueError."""
-    text, data, *shape = items
-    np, dtype = _numpy_dtype(text)
+    description, data, *shape = items
+    np = _numpy()
+    dtype, leaves = _dtype(np, description)
     if type(data) not in (bytes, memoryview) or len(shape) > 64:
         raise ValueRejected("an array is malformed")
     if not all(type(count) is int and count >= 0 for count in shape):
@@ -31,7 +33,10 @@ def make_array(items: list[Any]) -> Any:
     if data:
         raw = made.reshape(-1).view(np.uint8)
         raw[:] = np.frombuffer(data, np.uint8)
-        _check_elements(np, raw, text)
+        records = raw.reshape(-1, dtype.itemsize)
+        for text, offset, count in leaves:
+            size = np.dtype(text).itemsize * count
+            _check_elements(np, records[:, offset : offset + size], text)
     return made
 
 
@@ -52,18 +57,26 @@ def _numpy() -> Any:
         raise ValueRejected("numpy is not installed on the host") from None
 
 
-def _numpy_dtype(text: object) -> tuple[Any, Any]:
-    if type(text) is not str or _DTYPE.fullmatch(text) is None:
-        raise ValueRejected("an array has a dtype that does not travel")
-    np = _numpy()
-    dtype = np.dtype(text)
-    if dtype.itemsize == 0:
-        raise ValueRejected("an array has elements of no size")
-    return np, dtype
+def _dtype(np: Any, description: object) -> tuple[Any, Leaves]:
+    def simple(text: object) -> Any:
+        if type(text) is not str or _DTYPE.fullmatch(text) is None:
+            raise ValueRejected("an array has a dtype that does not travel")
+        dtype = np.dtype(text)
+        if dtype.itemsize == 0:
+            raise ValueRejected("an array has elements of no size")
+        return dtype
+
+    if type(description) is list:
+        record = Record(np, simple, description)
+        return record.dtype, record.leaves
+    return simple(description), [(str(description), 0, 1)]
 
 
-def _check_elements(np: Any, raw: Any, text: str) -> None:
-    """Bit patterns that numpy would never make itself, and trusts not to meet."""
+def _check_elements(np: Any, part: Any, text: str) -> None:
+    """Bit patterns that numpy would never make itself, and trusts not to meet; `part` is bytes."""
+    if text[1] not in "?UgG":
+        return
+    raw = np.ascontiguousarray(part).reshape(-1)
     if text[1] == "?":
         bad = raw.max() > 1
     elif text[1] == "U":

@@ -134,6 +134,11 @@ def test_golden_values(value: Any, document: str) -> None:
             bytes(16384),
         ),
         ((None,) * 8192, "92c70042dc2000" + "c0" * 8192, b""),
+        (
+            np.array([(1, b"ab")], [("n", "<i2"), ("s", "S2")]),
+            "94c70006930493a16e00a23c6893a17302a37c5332c4040100616201",
+            b"",
+        ),
     ],
 )
 def test_golden_long_values(value: Any, document: str, data: bytes) -> None:
