@@ -29,7 +29,8 @@ def tight(make_sandbox: Make, small: Limits) -> Iterator[Sandbox]:
 def check_memory(outcome: Outcome) -> None:
     assert outcome.status == "memory_limit", f"{outcome.status}: {outcome.message}"
     assert outcome.value is None
-    assert outcome.evidence["counter"] == "oom_kill"
+    # On v1 the host may end the call before the kernel has counted a kill.
+    assert outcome.evidence["counter"] in ("oom_kill", "memory.oom_control")
     assert outcome.evidence["value"] == 32 * MIB
     assert outcome.evidence["oom_at_limit"] >= 1
 
