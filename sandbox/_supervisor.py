@@ -327,9 +327,11 @@ class Supervisor:
     def ended(self) -> float:
         """When the worker ended, on the monotonic clock, after `done`. init saw it, however busy
         the host was; its word counts within what the host saw, since it shares the guest's uid."""
-        if self._said_ended is None:
-            return self._ended
-        return min(max(self._said_ended, self._started), self._ended)
+        said = self._said_ended
+        # Not by min and max: NaN would pass through them.
+        if said is not None and self._started <= said <= self._ended:
+            return said
+        return self._ended
 
     @property
     def concludes_slowly(self) -> bool:
@@ -394,4 +396,4 @@ class Supervisor:
 
 def _tells_an_end(values: list[Any]) -> bool:
     """Wait status, moment, context switches."""
-    return [type(value) for value in values] == [int, float, int]
+    return [type(value) for value in values] == [int, float, int] and values[2] >= 0

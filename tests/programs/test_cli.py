@@ -10,8 +10,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -25,6 +27,21 @@ WAIVED = [word for layer in sorted(LACKS) for word in ("--allow-missing", layer)
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "sandbox", "run", *WAIVED, *words]
+
+
+@contextmanager
+def started(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """It, and the ends of its stdout and stderr; its stdin is empty."""
+    with subprocess.Popen(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        yield process, process.stdout, process.stderr
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -192,19 +209,11 @@ def test_help_has_the_statuses_of_the_documentation() -> None:
 
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
-    with subprocess.Popen(
-        command("--output", "none", "yes"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.read(2) == b"y\n"
-        process.stdout.close()
+    with started(command("--output", "none", "yes")) as (process, stdout, stderr):
+        assert stdout.read(2) == b"y\n"
+        stdout.close()
         assert process.wait(60) == 128 + signal.SIGPIPE
-        assert process.stderr.read() == b""
+        assert stderr.read() == b""
 
 
 # A CI in the background may ignore SIGINT, which exec keeps.
@@ -215,19 +224,15 @@ os.execv(sys.argv[1], sys.argv[1:])"""
 
 def test_ctrl_c_ends_it_and_cleans_up() -> None:
     heeding = [sys.executable, "-c", HEEDING]
-    with subprocess.Popen(
-        [*heeding, *command("sh", "-c", "echo started; sleep 1000")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"started\n"
+    with started([*heeding, *command("sh", "-c", "echo started; sleep 1000")]) as (
+        process,
+        stdout,
+        stderr,
+    ):
+        assert stdout.readline() == b"started\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 128 + signal.SIGINT
-        assert process.stderr.read() == b""
+        assert stderr.read() == b""
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["plain", "json"])
@@ -297,20 +302,16 @@ def test_a_file_that_cannot_be_written_here_is_told_and_costs_nothing_else(tmp_p
 
 def test_clocks_hold_while_the_reader_takes_its_time() -> None:
     text = "head -c 1000000 /dev/zero & while :; do :; done"
-    with subprocess.Popen(
-        command("--cpu-time", "0.3", "--output", "none", "sh", "-c", text),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+    with started(command("--cpu-time", "0.3", "--output", "none", "sh", "-c", text)) as (
+        process,
+        stdout,
+        stderr,
+    ):
         # Nothing is read: the end of the guest is seen in what the host says only when we read.
         assert until_guest_ends(process.pid)
-        assert len(process.stdout.read()) > 60_000
+        assert len(stdout.read()) > 60_000
         assert process.wait(60) == 124
-        assert b"cpu_time_limit" in process.stderr.read()
+        assert b"cpu_time_limit" in stderr.read()
 
 
 def until_guest_ends(pid: int) -> bool:

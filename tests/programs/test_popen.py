@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from sandbox import (
     Process,
     ProgramError,
     Sandbox,
+    _channel,
     _poller,
     _process,
 )
@@ -301,6 +303,27 @@ def test_who_ended_first_is_told_by_the_clock(box: Sandbox, other: Sandbox) -> N
         end(first.stdin).close()
         first.wait(30)
     assert before < (second.ended or 0) < (first.ended or 0) < time.monotonic()
+
+
+@pytest.mark.parametrize("moment", [math.nan, math.inf, -math.inf, 0.0, 1e300])
+def test_a_moment_that_cannot_be_is_not_believed(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, moment: float
+) -> None:
+    """init shares the guest's user id: its word counts within what the host saw."""
+    decode = _channel._decode
+
+    def lying(data: bytes, flags: int) -> list[Any]:
+        message = decode(data, flags)
+        if message[0] == "ended":
+            message[3] = moment
+        return message
+
+    before = time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(_channel, "_decode", lying)
+        with box.popen(["true"]) as process:
+            assert process.wait(30).ok
+    assert before < (process.ended or 0) < time.monotonic()
 
 
 def test_who_ended_first_is_told_however_busy_the_host_is(box: Sandbox, other: Sandbox) -> None:
