@@ -21,6 +21,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Wvla -Werror -fsyntax-only worker/native/*.c
 
 bench: $(VENV)/ready
 	$(SCOPE) $(PYTHON) benchmarks/run.py
@@ -34,9 +35,9 @@ fuzz: $(VENV)/ready
 kernels: $(VENV)/ready
 	$(PYTHON) tests/kernels/suite.py
 
-$(VENV)/ready: pyproject.toml examples/setup.sh
+$(VENV)/ready: pyproject.toml setup.py examples/setup.sh $(wildcard worker/native/*)
 	sh examples/setup.sh $(VENV)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .kernels
+	rm -rf $(VENV) worker/_native.abi3.so build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .kernels

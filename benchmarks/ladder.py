@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import mmap
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -50,6 +52,17 @@ HOST_STEPS = (
 )
 
 
+_STEP_TIMES = traced_launcher.AREA * len(traced_launcher.ROLES)
+
+
+def confinement_steps(function: str) -> list[str]:
+    """The names of the steps that a function of worker/native/confine.c takes, in order."""
+    with open(os.path.join(ROOT, "worker", "native", "confine.c")) as file:
+        body = re.search(rf"^\S[^\n]*\b{function}\(.*?^}}", file.read(), re.MULTILINE | re.DOTALL)
+    assert body is not None
+    return re.findall(r'^ +(?:STEP\(|\{")(\w+)', body[0], re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of one run: seconds, `began` since the run did."""
@@ -65,7 +78,7 @@ class Notebook:
 
     def __init__(self, path: str) -> None:
         with open(path, "r+b") as file:
-            file.truncate(traced_launcher.AREA * len(traced_launcher.ROLES))
+            file.truncate(_STEP_TIMES + traced_launcher.STEP_TIMES)
             self._memory = mmap.mmap(file.fileno(), 0)
         self._host: list[tuple[str, float, float]] = []
 
@@ -76,6 +89,7 @@ class Notebook:
         self._host.clear()
         for number in range(len(traced_launcher.ROLES)):
             traced_launcher.COUNT.pack_into(self._memory, number * traced_launcher.AREA, 0)
+        self._memory[_STEP_TIMES:] = bytes(traced_launcher.STEP_TIMES)
 
     def steps(self, since: float) -> list[Step]:
         """In the order in which they began."""
@@ -87,7 +101,19 @@ class Notebook:
                 place = area + 8 + index * traced_launcher.RECORD.size
                 name, began, took = traced_launcher.RECORD.unpack_from(self._memory, place)
                 found.append(Step(role, name.rstrip(b"\0").decode(), began - since, took))
+        found += self._confinement("init", "confine_jail", 0, since)
+        found += self._confinement("worker", "confine_worker", 32, since)
         return sorted((step for step in found if step.began >= 0), key=lambda step: step.began)
+
+    def _confinement(self, role: str, function: str, first: int, since: float) -> list[Step]:
+        """The compiled steps. Empty if they were not taken since `clear`."""
+        names = confinement_steps(function)
+        size = 8 * (len(names) + 1)
+        place = _STEP_TIMES + 8 * first
+        numbers = memoryview(self._memory[place : place + size]).cast("Q")
+        moments = [number / 1e9 - since for number in numbers]
+        spans = zip(names, itertools.pairwise(moments), strict=True)
+        return [Step(role, name, began, ended - began) for name, (began, ended) in spans]
 
 
 @contextmanager

@@ -23,8 +23,6 @@ STEPS = (
     ("worker.root", "Templates.copy"),
     ("worker.launcher", "_Launcher._clone"),
     ("worker.launcher", "_Launcher._map"),
-    ("worker.init", "_confine"),
-    ("worker.init", "_wait"),
     ("worker.wire", "read_frame"),
     ("worker.transfer", "load_call"),
     ("worker.values", "encode_value"),
@@ -34,6 +32,7 @@ ROLES = ("launcher", "init", "worker")
 RECORD = struct.Struct("32s2d")
 COUNT = struct.Struct("I")
 AREA = 16 << 10
+STEP_TIMES = 64 * 8
 
 
 def watch(owner: "Any", name: str, note: "Callable[[str, float, float], None]", text: str) -> None:
@@ -54,7 +53,9 @@ class _Notes:
     def __init__(self, path: str) -> None:
         self._launcher = os.getpid()
         descriptor = os.open(path, os.O_RDWR)
-        self._memory = mmap.mmap(descriptor, AREA * len(ROLES))
+        self._memory = mmap.mmap(descriptor, AREA * len(ROLES) + STEP_TIMES)
+        # The compiled steps of confinement write their times there themselves.
+        self.step_times = memoryview(self._memory)[AREA * len(ROLES) :]
         os.close(descriptor)
 
     def note(self, name: str, began: float, took: float) -> None:
@@ -74,15 +75,8 @@ def _watch_all(notes: _Notes) -> None:
             owner = getattr(owner, parent)
         watch(owner, name, notes.note, name.strip("_"))
     watch(os, "fork", notes.note, "fork")
-    confine = sys.modules["worker.confine"]
-    take = confine._take
-
-    def timed(step: "Any", subject: "Any") -> None:
-        began = time.time()
-        take(step, subject)
-        notes.note(step.__name__, began, time.time() - began)
-
-    confine._take = timed  # type: ignore[attr-defined]
+    native = sys.modules["worker.kernel.native"]
+    native.lib.step_times = native.ffi.from_buffer("uint64_t[]", notes.step_times)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What `make demo` and `make test` need: Python 3.11 with venv, and libseccomp2. As root on Debian and
-# its relatives what is missing is installed; otherwise the one line that does it is printed.
+# What `make demo` and `make test` need: Python 3.11 with venv, libseccomp2, and a C compiler with the
+# headers of the C library and of Linux. As root on Debian and its relatives what is missing is installed;
+# otherwise the one line that does it is printed.
 set -eu
 venv=$1
 
@@ -20,6 +21,8 @@ missing() {
     { [ -n "$python" ] && "$python" -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
     ldconfig -p 2>/dev/null | grep -q libseccomp.so.2 || /sbin/ldconfig -p | grep -q libseccomp.so.2 ||
         echo libseccomp2
+    command -v gcc >/dev/null 2>&1 || echo gcc
+    [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/seccomp.h ] || echo libc6-dev
 }
 
 packages=$(missing | tr '\n' ' ')

@@ -149,7 +149,7 @@ def _rlimits(limits: Limits, layers: Layers) -> tuple[tuple[str, int], ...]:
     if limits.file_size is not None:
         found["file_size"] = int(limits.file_size)
     if "cgroup" in dict(layers.missing) and limits.cpu_time is not None:
-        # Soft at the limit, hard a second later: see worker/kernel/rlimits.py.
+        # Soft at the limit, hard a second later: see worker/plan.py.
         found["cpu"] = math.ceil(limits.cpu_time) + 1
     return tuple(found.items())
 

@@ -22,6 +22,7 @@ from ._task import Task
 
 _UCRED = struct.Struct("3i")
 _READ = 1 << 16
+_MOST_WORD = 64
 _KEEP_AT_MOST = 1 << 20
 _CAPTURED = Streams()
 
@@ -41,7 +42,7 @@ class Channels:
         self._most = int(limits.result)
         self._number = number
         self._task = task
-        self._reader = _wire.FrameReader(number, program=task.kind == "exec")
+        self._reader = _wire.FrameReader(number, program=task.start is not None)
         self._outgoing: list[memoryview] = []
         self._first: list[Any] = []
         allowance = Allowance(None if limits.output is None else int(limits.output))
@@ -95,23 +96,29 @@ class Channels:
 
     @property
     def greeted(self) -> bool:
-        """Whether the worker's first byte was received."""
+        """Whether the worker's first word was received."""
         return bool(self._first) and bool(self._first[0][0])
 
     def receive_pid(self) -> int | None:
-        """The sender of the worker's first byte, as the kernel says; None at the end of stream."""
+        """The sender of the worker's first word, as the kernel says; None at the end of stream."""
         if not self._first:
-            _channel.receive_into(self._first, self.result, 1, _UCRED.size)
+            _channel.receive_into(self._first, self.result, _MOST_WORD, _UCRED.size)
         data, ancillary, _, _ = self._first[0]
         if not data:
             self._end()
             return None
         return next(int(_UCRED.unpack(body[: _UCRED.size])[0]) for _, _, body in ancillary)
 
+    @property
+    def unconfined(self) -> tuple[int, str] | None:
+        """What the worker's first word was, if not a single 0: the errno and the name of the step
+        of confinement that failed. No guest code has run, nor will any."""
+        word = self._first[0][0]
+        return None if word == b"\0" else (word[0], word[1:].decode("ascii", "replace"))
+
     def request(self) -> None:
         """Begin to send the request."""
-        parts = _wire.encode_request(self._task.kind, self._number, self._task.body)
-        self._outgoing = [memoryview(part) for part in parts]
+        self._outgoing = [memoryview(part) for part in self._task.request(self._number)]
         self.send()
 
     def send(self) -> None:

@@ -56,8 +56,8 @@ class Unsupported(SandboxError):
 class SetupError(SandboxError):
     """A step of building the jail failed; no guest code ran.
 
-    `step` is the step's name in `worker/confine.py`, `errno` the kernel's answer (0 if it was not
-    a system call that failed), `detail` what the step was working on.
+    `step` is the step's name in `worker/native/confine.c`, `errno` the kernel's answer (0 if it was
+    not a system call that failed), `detail` what the step was working on.
     """
 
     def __init__(self, step: str, errno: int = 0, detail: str = "") -> None:

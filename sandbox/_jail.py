@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -126,8 +127,8 @@ class Jail:
 
     def call(self, number: int, descriptors: Sequence[int], task: Task, asked: list[int]) -> None:
         """Ask init to fork a worker; `asked` has an item from the moment it is asked."""
-        options = {"cloudpickle": task.needs_cloudpickle, "stdin": task.has_stdin}
-        self._send(["call", number, options], descriptors, asked)
+        flags = _WITH_STDIN * task.has_stdin | _WITH_CLOUDPICKLE * task.needs_cloudpickle
+        self._send(_CALL.pack(task.kind, flags, number), descriptors, asked)
 
     def full_places(self) -> frozenset[str]:
         """What there is no room left for in the writable places: "disk" (bytes), "inodes"."""
@@ -176,6 +177,10 @@ class Jail:
         self._set_up.close()
         self.inbox.close()
 
+
+# For init, as in worker/native/native.h: kind, flags, number.
+_CALL = struct.Struct(">cBI")
+_WITH_STDIN, _WITH_CLOUDPICKLE = 1, 2
 
 _STEPS_OF_LAYERS = {
     "start_clocks_at_zero": "time_namespace",

@@ -14,4 +14,6 @@ def _locate(name: str) -> str:
 PACKAGE = _PACKAGE
 WORKER = _locate("worker")
 POLICIES = _locate("policies")
+# Compiled when the package is installed or built: see setup.py.
+NATIVE = os.path.join(WORKER, "_native.abi3.so")
 LAUNCHER = os.path.join(WORKER, "__main__.py")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
+from . import _paths
 from ._errors import Unsupported
 
 # Those there are filters for: see sandbox/_seccomp.py.
@@ -36,3 +37,9 @@ def check_platform() -> None:
     if machine not in _MACHINES:
         remedy = f"Use {' or '.join(_MACHINES)}."
         raise Unsupported("platform", f"there are no filters for {machine}", remedy)
+    if not os.path.exists(_paths.NATIVE):
+        raise Unsupported(
+            "platform",
+            f"{_paths.NATIVE} is not there: this is a checkout that was never installed",
+            "Install it (pip install -e .); it takes a C compiler (apt-get install gcc libc6-dev).",
+        )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _channel, _forks, _notify, _observe
 from ._channels import Channels
-from ._errors import SandboxError
+from ._errors import SandboxError, SetupError
 from ._isolation import isolation_of
 from ._jail import Jail
 from ._models import Isolation, Limits
@@ -58,8 +58,7 @@ class Supervisor:
         task: Task,
     ) -> None:
         self.done = False
-        program = task.kind == "exec"
-        self.facts = Facts(limits, program=program, was_full=jail.full_places())
+        self.facts = Facts(limits, program=task.start is not None, was_full=jail.full_places())
         self._jail, self._number, self._limits = jail, number, limits
         self._task = task
         self._began = time.monotonic()
@@ -180,11 +179,7 @@ class Supervisor:
             self._fail("the jail's init ended during the call")
             self._finish()
             return
-        if message[0] == "failed" and len(message) == 4:
-            step, number, detail = message[1:]
-            reason = os.strerror(number) if isinstance(number, int) and number else ""
-            self._fail(f"the worker could not be confined: {step} {detail} {reason}".strip()[:500])
-        elif message[:2] == ["ended", self._number] and _tells_an_end(message[2:]):
+        if message[:2] == ["ended", self._number] and _tells_an_end(message[2:]):
             _, _, status, self._said_ended, self.facts.context_switches = message
             self.facts.wait_status = status & 0xFFFF
             self._finish()
@@ -209,15 +204,19 @@ class Supervisor:
 
     @property
     def _unmet(self) -> bool:
-        """Whether the worker's first byte came, and was not acted upon."""
+        """Whether the worker's first word came, and was not acted upon."""
         return self._channels.greeted and not self._pidfds and self._killed_at is None
 
     def _meet_worker(self) -> None:
-        """The confined worker's first byte. Its pid comes from the kernel with that byte, is
-        pinned, and looked at before the worker gets anything of the guest's."""
+        """The confined worker's first word. Its pid comes from the kernel with it, is pinned, and
+        looked at before the worker gets anything of the guest's."""
         try:
             pid = self._channels.receive_pid()
             if pid is None:
+                return
+            if self._channels.unconfined is not None:
+                number, step = self._channels.unconfined
+                self._give_up(f"the worker could not be confined: {SetupError(step, number)}")
                 return
             self._pidfds.extend(map(os.pidfd_open, (pid,)))  # see `_channel.receive_into`
             self._worker = _observe.observe_worker(
@@ -357,11 +356,10 @@ class Supervisor:
         """Why a program was not started (step, errno, path). Only our own code can say so: the
         channel closes with the exec."""
         frame = self._channels.frame
-        if frame is None or frame.kind != "unstarted":
+        if self._task.start is None or frame is None or frame.kind != "unstarted":
             return None
         body: Any = frame.body
-        number, path, step = body
-        return step, int(number) if number.isdecimal() else 0, path
+        return self._task.start.failure(*body)
 
     def release(self) -> None:
         """Give back every resource of the call, when every process of it is dead."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -12,8 +12,10 @@ from ._collect import Patterns
 from ._feed import Feed
 from ._models import Limits
 from ._program import Parcel, Program, StrPath
+from ._start import Start, started
 from ._streams import Streams
 from ._transfer import Cargo
+from ._wire import encode_request
 
 _Consumer = Callable[[bytes], object] | None
 
@@ -23,8 +25,7 @@ class Task:
     """What is asked of a worker.
 
     Attributes:
-        kind: ``"run"`` or ``"exec"``, the request's.
-        body: the request's.
+        body: of the request to call a function, or the program to start.
         needs_cloudpickle: whether init has to import it first.
         parcel: a program's files; a function has none, and gets memory for its result instead.
         feed: a program's standard input; a function's is empty.
@@ -33,8 +34,7 @@ class Task:
         collect: files wanted back.
     """
 
-    kind: str
-    body: Mapping[str, object]
+    body: Mapping[str, object] | Start
     needs_cloudpickle: bool = False
     parcel: Parcel | None = None
     feed: Feed | None = None
@@ -42,6 +42,24 @@ class Task:
     stdout: _Consumer = None
     stderr: _Consumer = None
     collect: Patterns | None = None
+
+    @property
+    def start(self) -> Start | None:
+        """The program, if it is one."""
+        return self.body if isinstance(self.body, Start) else None
+
+    @property
+    def kind(self) -> bytes:
+        """For init: call a function, start a program, or place files for it first."""
+        if self.start is None:
+            return b"f"
+        return b"w" if self.start.files else b"p"
+
+    def request(self, number: int) -> Sequence[bytes | memoryview]:
+        """What the worker is sent when it has been looked at."""
+        if isinstance(self.body, Start):
+            return [self.body.request()]
+        return encode_request("run", number, self.body)
 
     @property
     def has_stdin(self) -> bool:
@@ -52,7 +70,7 @@ class Task:
 def function_task(cargo: Cargo, limits: Limits) -> Task:
     """The call of a function."""
     body = {"payload": cargo.payload, "result": int(limits.result)}
-    return Task("run", body, cargo.needs_cloudpickle)
+    return Task(body, cargo.needs_cloudpickle)
 
 
 @contextmanager
@@ -72,18 +90,10 @@ def program_task(
         if streams is None:
             feed = Feed(program.stdin)
             stack.callback(feed.close)
-        body = {
-            "argv": [os.fsencode(word) for word in program.argv],
-            "environment": {
-                os.fsencode(name): os.fsencode(value) for name, value in program.environment.items()
-            },
-            "cwd": os.fsencode(program.cwd),
-            "files": [(os.fsencode(name), mode, size) for name, mode, size in parcel.table],
-        }
+        start = started(program.argv, program.environment, program.cwd, parcel.table)
         stdout, stderr = _consumers(program, stack)
         yield Task(
-            "exec",
-            body,
+            start,
             parcel=parcel,
             feed=feed,
             streams=streams,

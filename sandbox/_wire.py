@@ -20,7 +20,6 @@ VERSION: Final = 1
 # Longest texts a frame may carry, in bytes of UTF-8. The worker cuts its own to the same lengths.
 _RAISED = (1 << 10, 64 << 10, 256 << 10)
 _UNFIT = (4 << 10, 1 << 10, 4 << 10)
-_UNSTARTED = (16, 8 << 10, 64)
 _FUNCTION_KINDS = frozenset(("value", "stored", "raised", "unfit", "too_large"))
 # All that is ever said by the process a program would have become, before any guest code.
 _PROGRAM_KINDS = frozenset(("unstarted",))
@@ -43,12 +42,13 @@ class Frame:
         kind: ``"value"`` (body: bytes, an encoded value), ``"stored"`` (body: int, the length of
             the encoded value in the call's memfd), ``"raised"`` (body: type name, message,
             traceback), ``"unfit"`` (body: where, type name, reason), ``"too_large"`` (body: int,
-            bytes it would have taken at least) or ``"unstarted"`` (body: errno, path, what failed).
-        body: of the type its kind prescribes; texts come as a tuple of three str.
+            bytes it would have taken at least) or ``"unstarted"`` (body: three numbers, see
+            `_start`).
+        body: of the type its kind prescribes; texts and numbers come as a tuple of three.
     """
 
     kind: str
-    body: bytes | int | tuple[str, str, str]
+    body: bytes | int | tuple[str, str, str] | tuple[int, int, int]
 
 
 def _refuse_ext(code: int, data: bytes) -> NoReturn:
@@ -149,17 +149,25 @@ class FrameReader:
         return Frame(kind, _checked_body(kind, body))
 
 
-def _checked_body(kind: str, body: object) -> bytes | int | tuple[str, str, str]:
+def _checked_body(
+    kind: str, body: object
+) -> bytes | int | tuple[str, str, str] | tuple[int, int, int]:
     if kind == "value":
         if type(body) is bytes:
             return body
     elif kind in ("stored", "too_large"):
         if type(body) is int and 0 <= body < _MOST_COUNT:
             return body
+    elif kind == "unstarted":
+        if type(body) is list and len(body) == 3 and all(_is_count(number) for number in body):
+            return body[0], body[1], body[2]
     else:
-        longest = {"raised": _RAISED, "unfit": _UNFIT, "unstarted": _UNSTARTED}[kind]
-        return _texts(body, longest)
+        return _texts(body, {"raised": _RAISED, "unfit": _UNFIT}[kind])
     raise WireError(f"the body of a {kind!r} frame is of the wrong type")
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and 0 <= number < _MOST_COUNT
 
 
 def _texts(body: object, longest: tuple[int, int, int]) -> tuple[str, str, str]:
@@ -174,8 +182,7 @@ def _texts(body: object, longest: tuple[int, int, int]) -> tuple[str, str, str]:
 
 
 def encode_request(kind: str, call: int, body: Mapping[str, object]) -> list[bytes | memoryview]:
-    """The frame that asks a worker to ``"run"`` a function or ``"exec"`` a program, as buffers for
-    ``sendmsg``.
+    """The frame that asks a worker to ``"run"`` a function, as buffers for ``sendmsg``.
 
     `body` maps names to anything msgpack writes natively. Long bytes among its values are not
     copied: the buffers borrow them until they are sent. Lists and maps inside hold at most 8192

@@ -15,7 +15,8 @@ import sys
 from _frozen_importlib_external import PathFinder
 
 from . import channel, init, jail_groups, root
-from .kernel import landlock, mounts, namespaces, process
+from .kernel import landlock, mounts, namespaces, native, process
+from .plan import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ class _Launcher:
             self._templates.drop(old)
         key: str = request["key"]
         if memory >= 0:
-            self._blueprints[key] = channel.take(memory)
+            blueprint = channel.take(memory)
+            self._blueprints[key] = {**blueprint, "plan": Plan(blueprint)}
         return self._blueprints[key]
 
     def _clone(
@@ -238,7 +240,7 @@ class _Launcher:
             os.close(ours)
             raise
         if pid == 0:
-            init.main(blueprint, jail, tree, procs, mapped=theirs)
+            init.main(native.jail(blueprint["plan"].pointer, jail.fileno(), tree, theirs, procs))
         os.close(theirs)
         self._has_network = False  # it is that jail's now; the next `_make_network` leaves it
         self._jails[pidfd] = pid

@@ -3,11 +3,13 @@ function is unpickled: what stands here is convenience for honest guests, not a 
 
 from __future__ import annotations
 
+import _signal
 import mmap
 import os
 import sys
 
-from . import confine, program, raised, transfer, unfit, values, wire
+from . import raised, transfer, unfit, values, wire
+from .kernel.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +22,10 @@ _MOST_REQUEST = 1 << 30
 
 def main(number: int) -> None:
     """Report for inspection, wait for the request, run it, answer, end. Never returns."""
-    descriptor = confine.RESULT
-    confine.take_guest_signals()
-    os.write(descriptor, b"\0")
-    kind, _, content = wire.read_frame(descriptor, _MOST_REQUEST)
+    descriptor = lib.RESULT
+    _take_guest_signals()
+    _, _, content = wire.read_frame(descriptor, _MOST_REQUEST)
     body: Any = content
-    if kind == "exec":
-        program.become(descriptor, number, body)
     cap: int = body["result"]
     worker = os.getpid()
     answer = _run(body["payload"], cap)
@@ -36,6 +35,11 @@ def main(number: int) -> None:
         os._exit(int(answer[0] == "raised"))
     _send(descriptor, number, answer)
     os._exit(0)
+
+
+def _take_guest_signals() -> None:
+    """Python's usual SIGINT handler, which the launcher gave up, for guest code."""
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _run(payload: bytes, cap: int) -> tuple[str, Any]:
@@ -73,7 +77,7 @@ def _send(descriptor: int, number: int, answer: tuple[str, Any]) -> None:
 def _store(buffers: list[bytes]) -> None:
     """Into the host's memfd, whose size is fixed and whose pages are charged to this call. Mapped,
     because a write is held to the limit on the size of files."""
-    with mmap.mmap(confine.STORE, sum(len(buffer) for buffer in buffers)) as area:
+    with mmap.mmap(lib.STORE, sum(len(buffer) for buffer in buffers)) as area:
         for buffer in buffers:
             area.write(buffer)
 

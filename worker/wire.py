@@ -23,7 +23,6 @@ VERSION = 1
 _TEXTS = {
     "raised": (1 << 10, 64 << 10, 256 << 10),
     "unfit": (4 << 10, 1 << 10, 4 << 10),
-    "unstarted": (16, 8 << 10, 64),
 }
 
 # msgpack allocates an array or a map by the length it claims, before its items are there.
@@ -35,8 +34,8 @@ class FrameError(ValueError):
 
 
 def encode(kind: str, call: int, body: Any) -> bytes:
-    """One frame: ``"value"`` (bytes), ``"stored"`` (int), ``"raised"``, ``"unfit"`` and
-    ``"unstarted"`` (three texts, cut here to what the host takes) or ``"too_large"`` (int)."""
+    """One frame: ``"value"`` (bytes), ``"stored"`` and ``"too_large"`` (int), ``"raised"`` and
+    ``"unfit"`` (three texts, cut here to what the host takes)."""
     limits = _TEXTS.get(kind)
     if limits is not None:
         first, second, third = body
@@ -115,7 +114,7 @@ def _parse(buffer: bytearray) -> tuple[str, int, object]:
         raise FrameError("a request of another protocol version")
     if type(call) is not int or call < 0:
         raise FrameError("a request's call is not a number")
-    if kind not in ("run", "exec"):
+    if kind != "run":
         raise FrameError("a request of an unknown kind")
     if type(body) is not dict or not all(type(key) is str for key in body):
         raise FrameError("the body of a request is not a map of names")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandbox import _wire
+from sandbox import _start, _wire
 from sandbox._values import _reader, _scalars, _tables, decode_value
 from worker import encoding
 from worker import values as worker_values
@@ -35,12 +35,12 @@ FRAMES: list[tuple[str, Any, bytes]] = [
         b"\x00\x00\x00\x25\x94\x01\xa5unfit\xcd\x01\x02\x93\xa6result\xadsocket.socket\xa3why",
     ),
     ("too_large", 5, b"\x00\x00\x00\x10\x94\x01\xa9too_large\xcd\x01\x02\x05"),
-    (
-        "unstarted",
-        ("2", "./a.b", "program"),
-        b"\x00\x00\x00\x20\x94\x01\xa9unstarted\xcd\x01\x02\x93\xa12\xa5./a.b\xa7program",
-    ),
 ]
+# Of worker/native/request.c: what failed, errno, which path.
+UNSTARTED = (
+    b"\x00\x00\x00\x21\x94\x01\xa9unstarted\xce\x00\x00\x01\x02"
+    b"\x93\xce\x00\x00\x00\x01\xce\x00\x00\x00\x02\xce\x00\x00\x00\x03"
+)
 
 RUN = (
     {"a": [1, None], "b": b"x"},
@@ -88,21 +88,33 @@ VALUES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("kind", "body", "data"), FRAMES)
 def test_golden_answers(kind: str, body: Any, data: bytes) -> None:
     assert worker_wire.encode(kind, 258, body) == data
-    program = kind == "unstarted"
-    reader = _wire.FrameReader(258, program=program)
+    reader = _wire.FrameReader(258)
     reader.feed(data)
     assert reader.frame == _wire.Frame(kind, body)
     with pytest.raises(_wire.WireError, match="unknown kind"):
-        _wire.FrameReader(258, program=not program).feed(data)
+        _wire.FrameReader(258, program=True).feed(data)
 
 
-@pytest.mark.parametrize("kind", ["run", "exec"])
-def test_golden_request(kind: str) -> None:
-    body, data = RUN
-    extra = len(kind) - 3
-    data = bytes((0, 0, 0, data[3] + extra)) + data[4:].replace(
-        b"\xa3run", bytes((0xA0 + len(kind),)) + kind.encode()
+def test_golden_answer_of_what_is_no_program_yet() -> None:
+    reader = _wire.FrameReader(258, program=True)
+    reader.feed(UNSTARTED)
+    assert reader.frame == _wire.Frame("unstarted", (1, 2, 3))
+    with pytest.raises(_wire.WireError, match="unknown kind"):
+        _wire.FrameReader(258).feed(UNSTARTED)
+
+
+def test_golden_request_for_a_program() -> None:
+    """As worker/native/request.c reads it; that it does, every test of a program shows."""
+    start = _start.started(["a", "-b"], {"PATH": "/x:/y", "V": ""}, "/w", [("f/g", 0o100644, 9)])
+    assert start.request() == (
+        b"\x00\x00\x00\x3d\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x01"
+        b"/w\0/x/a\0/y/a\0a\0-b\0PATH=/x:/y\0V=\x00100644 9 f/g\0"
     )
+
+
+def test_golden_request() -> None:
+    kind = "run"
+    body, data = RUN
     assert b"".join(_wire.encode_request(kind, 258, body)) == data
     read_end, write_end = os.pipe()
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import sandbox._api
-from sandbox import Limits, Mount, Sandbox, SetupError, Unsupported
+from sandbox import Limits, Mount, Outcome, Sandbox, SetupError, Unsupported
 from sandbox._blueprint import DRAWINGS, Blueprint
 from tests.escape.cases import number
 from tests.probes import answers, bombs, identity, inherited, leftovers
@@ -101,6 +101,15 @@ def a_name_that_is_none(content: Content) -> Content:
 
 def a_filter_that_is_none(content: Content) -> Content:
     return {**content, "first_filter": b"\xff" * 8}
+
+
+def a_last_filter_that_is_none(content: Content) -> Content:
+    return {**content, "last_filter": b"\xff" * 8}
+
+
+def a_right_cut_off_at_a_nul(content: Content) -> Content:
+    level, _ = content["landlock"]
+    return {**content, "landlock": [level, [("/\0/work", "write")]]}
 
 
 def a_right_to_nothing(content: Content) -> Content:
@@ -254,6 +263,33 @@ def test_p03_a_layer_that_cannot_be_put_in_force_is_named(
         make_sandbox(small).__enter__()
     assert caught.value.feature == layer
     assert "sandbox doctor" in caught.value.remedy
+
+
+@pytest.mark.needs("landlock")
+def test_p02_a_right_is_not_cut_off_at_a_nul(make_sandbox: Make, small: Limits) -> None:
+    with tampered(a_right_cut_off_at_a_nul), pytest.raises(SetupError, match="holds a NUL"):
+        make_sandbox(small).__enter__()
+
+
+@pytest.mark.parametrize("is_program", [False, True], ids=["function", "program"])
+def test_p02_a_worker_that_cannot_be_confined_runs_nothing(
+    is_program: bool, make_sandbox: Make, small: Limits
+) -> None:
+    """Its jail is given up: the control is the same call in the next one."""
+
+    def run(sandbox: Sandbox) -> Outcome:
+        return sandbox.exec(["/bin/echo", "ran"]) if is_program else sandbox.call(print, "ran")
+
+    with make_sandbox(small, policy="program") as sandbox, tampered(a_last_filter_that_is_none):
+        jail = sandbox._jail
+        assert jail is not None
+        jail.kill()
+        outcome = run(sandbox)
+    assert (outcome.status, outcome.stdout) == ("internal_error", b"")
+    assert "cannot load last filter: Invalid argument" in outcome.message
+    assert "seccomp_mode" not in outcome.isolation.worker  # nothing was seen of it
+    with make_sandbox(small, policy="program") as sandbox:
+        assert run(sandbox).stdout == b"ran\n"
 
 
 @pytest.mark.needs("landlock")

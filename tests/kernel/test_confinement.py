@@ -1,4 +1,4 @@
-"""worker/kernel: capabilities, landlock, seccomp, namespaces, rlimits; one mechanism a test, each
+"""worker/native and worker/kernel: capabilities, landlock, seccomp, namespaces, rlimits; one mechanism a test, each
 with the same thing done before it as the control."""
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from sandbox import _notify
+from tests.kernel import mechanisms
 from tests.kernel.child import in_child, own_user_namespace, status_field, value_in_child
-from worker.kernel import capabilities, landlock, namespaces, process, rlimits, seccomp
+from worker.kernel import landlock, namespaces
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
@@ -39,10 +40,10 @@ def test_all_five_capability_sets_are_emptied() -> None:
     def attempt() -> tuple[dict[str, int], dict[str, int], int, int]:
         own_user_namespace(namespaces.NEWUTS)
         before = {name: int(status_field(name), 16) for name in SETS}
-        allowed = error_of(namespaces.set_hostname, b"before")
-        capabilities.drop_all()
+        allowed = error_of(socket.sethostname, "before")
+        mechanisms.drop_capabilities()
         after = {name: int(status_field(name), 16) for name in SETS}
-        return before, after, allowed, error_of(namespaces.set_hostname, b"after")
+        return before, after, allowed, error_of(socket.sethostname, "after")
 
     before, after, allowed, refused = value_in_child(attempt)
     assert before["CapEff"] != 0 != before["CapBnd"]
@@ -55,7 +56,7 @@ def test_securebits_are_locked() -> None:
         from worker.kernel.call import prctl
 
         own_user_namespace()
-        capabilities.drop_all()
+        mechanisms.drop_capabilities()
         pr_get_securebits, pr_set_securebits = 27, 28
         return prctl(pr_get_securebits), error_of(prctl, pr_set_securebits, 0)
 
@@ -80,9 +81,9 @@ def test_landlock_allows_exactly_the_rules(tmp_path: Path) -> None:
 
     def attempt() -> list[int]:
         rules = [(str(readable), "read"), (str(writable), "read"), (str(writable), "write")]
-        descriptor = landlock.ruleset(landlock.abi(), rules)
-        process.no_new_privileges()
-        landlock.restrict(descriptor)
+        descriptor = mechanisms.ruleset(landlock.abi(), rules)
+        mechanisms.no_new_privileges()
+        mechanisms.restrict(descriptor)
         return [
             error_of((readable / "file").read_text),
             error_of((readable / "file").write_text, "x"),
@@ -106,7 +107,7 @@ def test_landlock_of_an_older_abi_can_be_made() -> None:
 
     def attempt() -> list[int]:
         return [
-            landlock.ruleset(level, [("/usr", "read")]) for level in range(1, landlock.abi() + 1)
+            mechanisms.ruleset(level, [("/usr", "read")]) for level in range(1, landlock.abi() + 1)
         ]
 
     assert len(value_in_child(attempt)) == landlock.abi()
@@ -119,9 +120,9 @@ def test_landlock_stops_signals_to_a_process_outside() -> None:
     def attempt() -> tuple[int, int]:
         parent = os.getppid()
         allowed = error_of(os.kill, parent, 0)
-        descriptor = landlock.ruleset(landlock.abi(), [])
-        process.no_new_privileges()
-        landlock.restrict(descriptor)
+        descriptor = mechanisms.ruleset(landlock.abi(), [])
+        mechanisms.no_new_privileges()
+        mechanisms.restrict(descriptor)
         return allowed, error_of(os.kill, parent, 0)
 
     assert value_in_child(attempt) == (0, errno.EPERM if landlock.abi() >= 6 else 0)
@@ -156,8 +157,8 @@ def test_a_filter_is_in_force_and_counted() -> None:
     def attempt() -> tuple[int, int, int, str]:
         filters = int(status_field("Seccomp_filters"))
         allowed = error_of(os.getpriority, os.PRIO_PROCESS, 0)
-        process.no_new_privileges()
-        seccomp.load(program(number, ERRNO | errno.EXDEV))
+        mechanisms.no_new_privileges()
+        mechanisms.load(program(number, ERRNO | errno.EXDEV))
         refused = error_of(os.getpriority, os.PRIO_PROCESS, 0)
         return (
             allowed,
@@ -173,15 +174,15 @@ def test_a_filter_needs_no_new_privileges() -> None:
     def attempt() -> int:
         if os.geteuid() == 0:
             os.setresuid(1000, 1000, 1000)
-        return error_of(seccomp.load, program(0, ALLOW))
+        return error_of(mechanisms.load, program(0, ALLOW))
 
     assert value_in_child(attempt) == (0 if status_field("NoNewPrivs") == "1" else errno.EACCES)
 
 
 def test_a_program_that_is_none_is_refused() -> None:
     def attempt() -> int:
-        process.no_new_privileges()
-        return error_of(seccomp.load, b"\xff" * 8)
+        mechanisms.no_new_privileges()
+        return error_of(mechanisms.load, b"\xff" * 8)
 
     assert value_in_child(attempt) == errno.EINVAL
 
@@ -192,8 +193,8 @@ def notifying_child(number: int) -> tuple[int, int]:
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        process.no_new_privileges()
-        listener = seccomp.load(program(number, NOTIFY), listener=True)
+        mechanisms.no_new_privileges()
+        listener = mechanisms.load(program(number, NOTIFY), listener=True)
         socket.send_fds(theirs, [b"l"], [listener])
         os.close(listener)
         os.getpriority(os.PRIO_PROCESS, 0)
@@ -239,10 +240,10 @@ def test_a_listener_that_nobody_is_under_any_more_is_not_waited_for() -> None:
 
 def test_a_second_listener_is_refused() -> None:
     def attempt() -> int:
-        process.no_new_privileges()
-        seccomp.load(program(1 << 20, NOTIFY), listener=True)
+        mechanisms.no_new_privileges()
+        mechanisms.load(program(1 << 20, NOTIFY), listener=True)
         try:
-            seccomp.load(program(1 << 20, NOTIFY), listener=True)
+            mechanisms.load(program(1 << 20, NOTIFY), listener=True)
         except OSError as error:
             return error.errno or 0
         return 0
@@ -301,7 +302,7 @@ def test_ids_of_others_cannot_be_mapped_without_rights() -> None:
 def test_uptime_is_hidden_from_children() -> None:
     def attempt() -> tuple[float, float]:
         own_user_namespace()
-        namespaces.start_clocks_at_zero()
+        mechanisms.start_clocks_at_zero()
         ours, theirs = os.pipe()
         child = os.fork()
         if child == 0:
@@ -318,7 +319,7 @@ def test_uptime_is_hidden_from_children() -> None:
 def test_the_host_name_is_the_namespaces_own() -> None:
     def attempt() -> str:
         own_user_namespace(namespaces.NEWUTS)
-        namespaces.set_hostname(b"elsewhere")
+        socket.sethostname("elsewhere")
         return os.uname().nodename
 
     here = os.uname().nodename
@@ -331,7 +332,7 @@ def test_the_host_name_is_the_namespaces_own() -> None:
 
 def test_limits_are_set_hard_and_soft() -> None:
     def attempt() -> list[Any]:
-        rlimits.apply({"open_files": 30, "core": 1, "file_size": 100, "stack": 1 << 20})
+        mechanisms.limit({"open_files": 30, "core": 1, "file_size": 100, "stack": 1 << 20})
         raised = error_of(resource.setrlimit, resource.RLIMIT_NOFILE, (30, 30))
         return [
             resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE),
@@ -345,7 +346,7 @@ def test_limits_are_set_hard_and_soft() -> None:
 def test_a_stricter_hard_limit_stays() -> None:
     def attempt() -> tuple[int, int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
-        rlimits.apply({"open_files": 40})
+        mechanisms.limit({"open_files": 40})
         return resource.getrlimit(resource.RLIMIT_NOFILE)
 
     assert value_in_child(attempt) == (20, 20)
@@ -354,7 +355,7 @@ def test_a_stricter_hard_limit_stays() -> None:
 def test_a_file_limit_ends_a_process_that_does_not_ignore_it(tmp_path: Path) -> None:
     def attempt() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        rlimits.apply({"file_size": 10})
+        mechanisms.limit({"file_size": 10})
         (tmp_path / "file").write_bytes(bytes(20))
 
     assert in_child(attempt) == (None, signal.SIGXFSZ)

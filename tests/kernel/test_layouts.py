@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,25 +25,29 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "mount_attr": (32, {"attr_set": 0, "attr_clr": 8, "propagation": 16, "userns_fd": 24}),
-    "cap_header": (8, {"version": 0, "pid": 4}),
-    "cap_data": (12, {"effective": 0, "permitted": 4, "inheritable": 8}),
-    "sock_fprog": (16, {"len": 0, "filter": 8}),
-    "landlock_ruleset_attr": (
-        24, {"handled_access_fs": 0, "handled_access_net": 8, "scoped": 16},
-    ),
-    "landlock_path_beneath_attr": (12, {"allowed_access": 0, "parent_fd": 8}),
 }  # fmt: skip
 
 # The kernel's own name and header, where it differs.
 HEADERS = {
     "clone_args": ("struct clone_args", "linux/sched.h"),
     "mount_attr": ("struct mount_attr", "linux/mount.h"),
-    "cap_header": ("struct __user_cap_header_struct", "linux/capability.h"),
-    "cap_data": ("struct __user_cap_data_struct", "linux/capability.h"),
-    "sock_fprog": ("struct sock_fprog", "linux/filter.h"),
-    "landlock_ruleset_attr": ("struct landlock_ruleset_attr", "linux/landlock.h"),
-    "landlock_path_beneath_attr": ("struct landlock_path_beneath_attr", "linux/landlock.h"),
 }
+
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = shutil.which("cc") or shutil.which("gcc") or "no C compiler"
+
+
+def compiled(lines: list[str], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A C compiler's opinion of a program of these lines."""
+    source = folder / "layouts.c"
+    source.write_text("\n".join([*lines, "int main(void) { return 0; }", ""]))
+    return subprocess.run(
+        [COMPILER, "-std=gnu11", "-fsyntax-only", *options, str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -64,9 +69,45 @@ def test_the_one_struct_of_the_host_is_laid_out_as_the_kernel_expects() -> None:
     assert [host.offsetof("struct open_how", name) for name in fields] == [0, 8, 16]
 
 
+OURS = ("option", "limit", "beneath", "filter", "plan", "jail", "call")
+
+
 def test_every_declared_struct_is_checked() -> None:
     structs = {name for name in ffi.list_types()[1] if not name.startswith("_")}
-    assert structs == set(LAYOUTS) == set(HEADERS)
+    assert structs == {*LAYOUTS, *OURS}
+    assert set(LAYOUTS) == set(HEADERS)
+
+
+def test_what_python_was_told_of_the_compiled_part_is_so(tmp_path: Path) -> None:
+    """Of all structures of native.h, by the compiler that compiled it."""
+    lines = ["#include <stddef.h>", '#include "native.h"']
+    for name in OURS:
+        kind = f"struct {name}"
+        lines.append(f'_Static_assert(sizeof({kind}) == {ffi.sizeof(kind)}, "");')
+        for field, _ in ffi.typeof(kind).fields:
+            offset = ffi.offsetof(kind, field)
+            lines.append(f'_Static_assert(offsetof({kind}, {field}) == {offset}, "");')
+    done = compiled(lines, tmp_path, f"-I{ROOT / 'worker' / 'native'}")
+    assert done.returncode == 0, done.stderr
+    lines.append(f'_Static_assert(sizeof(struct call) == {ffi.sizeof("struct call") + 8}, "");')
+    assert compiled(lines, tmp_path, f"-I{ROOT / 'worker' / 'native'}").returncode != 0
+
+
+def test_what_was_compiled_for_other_structures_is_refused(tmp_path: Path) -> None:
+    """After an update of the sources alone, for example."""
+    source = tmp_path / "sizes.c"
+    source.write_text("const unsigned native_sizes[3] = {1, 2, 3};\n")
+    worker = tmp_path / "worker"
+    shutil.copytree(ROOT / "worker", worker, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    target = str(worker / "_native.abi3.so")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", target, str(source)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import worker.kernel.native"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "install sandbox again" in done.stderr
 
 
 def test_a_long_is_a_register() -> None:
@@ -78,12 +119,8 @@ NEWER = {"handled_access_net", "scoped", "cgroup", "set_tid", "set_tid_size"}
 
 
 def test_the_kernels_headers_agree(tmp_path: Path) -> None:
-    """Without a compiler or headers nothing is left to compare: the table above is the ABI."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
     known = [n for n, (_, h) in HEADERS.items() if Path("/usr/include", h).exists()]
-    if compiler is None or not known:
-        assert all(ffi.sizeof(f"struct {name}") == LAYOUTS[name][0] for name in LAYOUTS)
-        return
+    assert known
     lines = ["#include <stddef.h>", "#include <linux/types.h>"]
     lines += [f"#include <{header}>" for header in {HEADERS[name][1] for name in known}]
     for name in known:
@@ -92,11 +129,7 @@ def test_the_kernels_headers_agree(tmp_path: Path) -> None:
             lines.append(f'_Static_assert(offsetof({HEADERS[name][0]}, {field}) == {offset}, "");')
         if not NEWER & set(LAYOUTS[name][1]):
             lines.append(f'_Static_assert(sizeof({HEADERS[name][0]}) == {LAYOUTS[name][0]}, "");')
-    source = tmp_path / "layouts.c"
-    source.write_text("\n".join([*lines, "int main(void) { return 0; }", ""]))
-    done = subprocess.run(
-        [compiler, "-fsyntax-only", str(source)], capture_output=True, text=True, check=False
-    )
+    done = compiled(lines, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.kernel import mechanisms
 from tests.kernel.child import in_child, own_user_namespace, value_in_child
 from worker.kernel import mounts, namespaces
 
@@ -173,7 +174,7 @@ def test_pivot_into_leaves_nothing_of_the_old_root(tmp_path: Path) -> None:
         (tmp_path / "proc").mkdir()
         proc = mounts.clone_tree(mounts.AT_FDCWD, "/proc")
         mounts.attach(proc, root, "proc")
-        mounts.pivot_into(root)
+        mechanisms.pivot_into(root)
         with open("/proc/self/mountinfo") as file:
             targets = {line.split()[4].split("/")[1] for line in file}
         return sorted(os.listdir("/")), error_of(os.stat, "/usr"), ",".join(sorted(targets))

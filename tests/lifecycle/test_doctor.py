@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import Unsupported
+from sandbox import Sandbox, Unsupported, _paths
 from sandbox._runtime import RUNTIME
 from tests.conftest import ROOT
 
@@ -83,3 +83,11 @@ def test_doctor_stops_at_a_platform_that_nothing_runs_on(
     assert first.startswith("platform  failed  there are no filters for s390x")
     assert "remedy: Use x86_64 or aarch64." in remedy
     assert last == "a default Sandbox() does not work here"
+
+
+def test_a_checkout_that_was_never_installed_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_paths, "NATIVE", _paths.NATIVE + ".not")
+    with pytest.raises(Unsupported, match="never installed") as caught:
+        Sandbox()
+    assert "pip install" in caught.value.remedy
+    assert "gcc" in caught.value.remedy

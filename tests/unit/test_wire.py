@@ -133,11 +133,21 @@ def test_a_reader_that_refused_once_stays_so() -> None:
         ((1, "unfit", 7, ["a" * 4097, "b", "c"]), "longer than 4096"),
         ((1, "unfit", 7, ["a", "b" * 1025, "c"]), "longer than 1024"),
         ((1, "value", 7), "array of four"),
+        ((1, "unstarted", 7, [0, 1, 2]), "unknown kind"),
         ((1, "value", 7, b"", 0), "not msgpack"),
     ],
 )
 def test_frames_that_no_worker_of_ours_writes(items: tuple[Any, ...], reason: str) -> None:
     assert reason in refused(packed(*items))
+
+
+@pytest.mark.parametrize(
+    "body", [[0, 1], [0, 1, 2, 3], [0, 1, -1], [0, True, 2], [0, "1", 2], [0, 1, 1.0], 7, "abc"]
+)
+def test_answers_that_no_worker_for_a_program_writes(body: object) -> None:
+    reader = FrameReader(7, program=True)
+    with pytest.raises(WireError, match=r"wrong type|not msgpack"):
+        reader.feed(packed(1, "unstarted", 7, body))
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,16 @@ struct clone_args {
              set_tid, set_tid_size, cgroup;
 };
 struct mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };
-struct cap_header { uint32_t version; int pid; };
-struct cap_data { uint32_t effective, permitted, inheritable; };
-struct sock_fprog { unsigned short len; void *filter; };
-struct landlock_ruleset_attr { uint64_t handled_access_fs, handled_access_net, scoped; };
 """
 
-# Packed in the kernel's header as well: 12 bytes, no tail padding.
-PACKED = "struct landlock_path_beneath_attr { uint64_t allowed_access; int32_t parent_fd; };"
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_HEADER = os.path.join(os.path.dirname(_HERE), "native", "native.h")
+
+
+def of_native() -> str:
+    """What `native/native.h` says of the compiled part."""
+    with open(_HEADER) as file:
+        return file.read().partition("/* --- for Python, too --- */")[2].partition("#endif")[0]
 
 
 def generate(target: str) -> None:
@@ -33,10 +35,10 @@ def generate(target: str) -> None:
 
     builder = FFI()
     builder.cdef(DECLARATIONS)
-    builder.cdef(PACKED, packed=True)
+    builder.cdef(of_native())
     builder.set_source("worker.kernel._ffi", None)
     builder.emit_python_code(target)
 
 
 if __name__ == "__main__":
-    generate(os.path.join(os.path.dirname(os.path.abspath(__file__)), "_ffi.py"))
+    generate(os.path.join(_HERE, "_ffi.py"))

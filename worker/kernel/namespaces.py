@@ -1,12 +1,10 @@
-"""User, time, cgroup and UTS namespaces: what has to be written after they were made."""
+"""Namespaces, and the id maps that have to be written after a user namespace was made."""
 
 from __future__ import annotations
 
 import os
-import time
 
-from ._ffi import ffi
-from .call import address, syscall
+from .call import syscall
 
 NEWTIME = 0x80
 NEWNS = 0x20000
@@ -32,28 +30,6 @@ def write_id_maps(pid: int | str, inside: tuple[int, int], outside: tuple[int, i
     _write(f"/proc/{pid}/setgroups", "deny")
     _write(f"/proc/{pid}/uid_map", f"{inside[0]} {outside[0]} 1")
     _write(f"/proc/{pid}/gid_map", f"{inside[1]} {outside[1]} 1")
-
-
-def start_clocks_at_zero() -> None:
-    """Fresh time namespace for the children whose clocks start near zero. Linux 5.6.
-
-    Needs a dumpable process (the file belongs to root otherwise) and no child yet.
-    """
-    unshare(NEWTIME)
-    offsets = "".join(
-        f"{clock} -{int(time.clock_gettime(number))} 0\n"
-        for clock, number in (
-            ("monotonic", time.CLOCK_MONOTONIC),
-            ("boottime", time.CLOCK_BOOTTIME),
-        )
-    )
-    _write("/proc/self/timens_offsets", offsets)
-
-
-def set_hostname(name: bytes) -> None:
-    """sethostname(2) in the jail's own UTS namespace."""
-    data = ffi.from_buffer(name)
-    syscall("sethostname", address(data), len(name))
 
 
 def _write(path: str, text: str) -> None:
