@@ -37,6 +37,7 @@ BESIDE = (
     Target("teardown (all gone)", "B1 launcher fork", 0.0),
     Target("payload_1", "pipe_1", 0.0),
     Target("fresh_exec", "spawn hello", 0.0),
+    Target("fresh_placed", "bubblewrap hello", 0.0),
 )
 
 

@@ -52,11 +52,13 @@ class Channels:
             # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
             self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.result.setblocking(False)
-            if task.parcel is None:
-                self._store = _new_store(self._most)
-            else:
+            self._store = -1
+            if task.parcel is not None:
                 self._store = task.parcel.hand_over()
-            made += [self._store, os.dup(self._store)]
+            elif task.has_store:
+                self._store = _new_store(self._most)
+            store = [os.dup(self._store)] if task.has_store else []
+            made += [self._store, *store] if store else []
             given = task.streams or _CAPTURED
             self.stdout, stdout = _capture(allowance, task.stdout, given.stdout, made)
             self.stderr, stderr = _capture(allowance, task.stderr, given.stderr, made)
@@ -66,11 +68,11 @@ class Channels:
             raise
         if task.feed is not None:
             stdin = [task.feed.hand_over()]
-        self._theirs = [worker_end.detach(), made[1], stdout, stderr, *stdin]
+        self._theirs = [worker_end.detach(), stdout, stderr, *stdin, *store]
 
     @property
     def theirs(self) -> list[int]:
-        """The worker's ends: result, store, stdout, stderr, and a program's stdin."""
+        """The worker's ends: result, stdout, stderr, and what the task has of stdin and store."""
         return self._theirs
 
     def let_go(self) -> None:

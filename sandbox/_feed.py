@@ -27,7 +27,7 @@ class Feed:
         OSError: a file that cannot be opened.
     """
 
-    def __init__(self, content: Content | None) -> None:
+    def __init__(self, content: Content) -> None:
         self._left = memoryview(b"")
         self._source: IO[bytes] | None = None
         self._live = self._opened = -1
@@ -35,7 +35,7 @@ class Feed:
             self._left = memoryview(content).cast("B")
         elif isinstance(content, (str, os.PathLike)):
             self._live = self._opened = _open_regular(content)
-        elif content is not None:
+        else:
             self._live = pollable("stdin", content)
             self._source = content if self._live < 0 else None
             if self._live >= 0:

@@ -127,8 +127,10 @@ class Jail:
 
     def call(self, number: int, descriptors: Sequence[int], task: Task, asked: list[int]) -> None:
         """Ask init to fork a worker; `asked` has an item from the moment it is asked."""
-        flags = _WITH_STDIN * task.has_stdin | _WITH_CLOUDPICKLE * task.needs_cloudpickle
-        self._send(_CALL.pack(task.kind, flags, number), descriptors, asked)
+        kind = b"f" if task.start is None else b"p"
+        flags = _WITH_STDIN * task.has_stdin | _WITH_STORE * task.has_store
+        flags |= _WITH_CLOUDPICKLE * task.needs_cloudpickle
+        self._send(_CALL.pack(kind, flags, number), descriptors, asked)
 
     def full_places(self) -> frozenset[str]:
         """What there is no room left for in the writable places: "disk" (bytes), "inodes"."""
@@ -180,7 +182,7 @@ class Jail:
 
 # For init, as in worker/native/native.h: kind, flags, number.
 _CALL = struct.Struct(">cBI")
-_WITH_STDIN, _WITH_CLOUDPICKLE = 1, 2
+_WITH_STDIN, _WITH_STORE, _WITH_CLOUDPICKLE = 1, 2, 4
 
 _STEPS_OF_LAYERS = {
     "start_clocks_at_zero": "time_namespace",
@@ -208,7 +210,7 @@ def _failure(step: object, number: object, detail: object) -> SandboxError:
         )
     if name in _STEPS_OF_LAYERS:
         layer = _STEPS_OF_LAYERS[name]
-        reason = f"{text}: {os.strerror(errno)}" if errno else text
+        reason = ": ".join(filter(None, (text, os.strerror(errno) if errno else "")))
         remedy = "Run `sandbox doctor`"
         remedy += f", or allow_missing={{{layer!r}}}." if layer in WAIVABLE else "."
         return Unsupported(layer, reason, remedy)

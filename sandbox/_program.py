@@ -39,7 +39,7 @@ class Program:
     Attributes:
         argv, environment, cwd: as for execve(2), inside the jail.
         files: name below /work → content.
-        stdin: what it reads; None is an empty input.
+        stdin: what it reads; with None /dev/null.
         collect: which files come back.
         stdout, stderr: a callable that gets the output as it comes, or None.
     """
@@ -138,8 +138,10 @@ def checked_name(what: str, name: object) -> str:
 
 
 def checked_stdin(stdin: Content | None) -> Content | None:
-    """Raises TypeError, ValueError."""
-    return None if stdin is None else _checked_content("stdin", stdin)
+    """None for what is empty. Raises TypeError, ValueError."""
+    content = None if stdin is None else _checked_content("stdin", stdin)
+    is_bytes = isinstance(content, (bytes, bytearray, memoryview))
+    return None if is_bytes and not content else content
 
 
 def checked_sink(what: str, sink: Sink) -> Sink:

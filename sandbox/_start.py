@@ -1,7 +1,6 @@
 """How a program is asked of a worker, and what its answer means if it could not be started.
 
-Not a frame of `_wire`: who reads it is compiled (`worker/native/program.c`), or the same worker in
-Python if it has files to place first (`worker/wire.py`).
+Not a frame of `_wire`: who reads it is compiled, `worker/native/request.c`.
 """
 
 from __future__ import annotations
@@ -18,40 +17,42 @@ _STEPS = ("cwd", "program", "interpreter", "files")
 
 @dataclass(frozen=True)
 class Start:
-    """A program, its words as the kernel takes them, without NUL.
+    """A program; no word holds a NUL.
 
     Attributes:
         cwd: where it starts.
-        paths: tried in order, as execvp(3) does.
+        folders: where the program is looked for, in order, as execvp(3) does; none if its name is
+            its path.
         argv, variables: as for execve(2).
         files: name below /work, mode and size each, in the order of their bytes in the parcel.
     """
 
-    cwd: bytes
-    paths: tuple[bytes, ...]
-    argv: tuple[bytes, ...]
-    variables: tuple[bytes, ...]
-    files: tuple[tuple[bytes, int, int], ...]
+    cwd: str
+    folders: Sequence[str]
+    argv: Sequence[str]
+    variables: Sequence[str]
+    files: Sequence[tuple[str, int, int]]
 
     def request(self) -> bytes:
         """The length of the rest, counts, then strings that end in NUL. Numbers of 4 bytes,
         big-endian."""
-        files = [b"%o %d %s" % (mode, size, name) for name, mode, size in self.files]
-        lists = (self.paths, self.argv, self.variables, files)
-        counts = _COUNTS.pack(*map(len, lists))
-        strings = b"\0".join([self.cwd, *(string for each in lists for string in each), b""])
+        files = [f"{mode:o} {size} {name}" for name, mode, size in self.files]
+        counts = _COUNTS.pack(*map(len, (self.folders, self.argv, self.variables, files)))
+        words = [self.cwd, *self.folders, *self.argv, *self.variables, *files, ""]
+        strings = os.fsencode("\0".join(words))
         return (len(counts) + len(strings)).to_bytes(4, "big") + counts + strings
 
     def failure(self, what: int, number: int, index: int) -> tuple[str, int, str]:
         """Of the worker's answer: what failed, the kernel's errno, at which path."""
         step = _STEPS[what] if what < len(_STEPS) else "program"
-        places: Sequence[bytes] = (self.cwd,)
-        if step == "files":
-            places = [name for name, _, _ in self.files]
-        elif step != "cwd":
-            places = (*self.paths, self.argv[0])  # one behind the paths: none is there
-        path = places[index] if index < len(places) else b""
-        return step, number, path.decode("utf-8", "backslashreplace")
+        path = self.argv[0]
+        if step == "cwd":
+            path = self.cwd
+        elif step == "files":
+            path = self.files[index][0] if index < len(self.files) else "/work"
+        elif index < len(self.folders):
+            path = os.path.join(self.folders[index], path)
+        return step, number, os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def started(
@@ -60,17 +61,7 @@ def started(
     cwd: str,
     files: Sequence[tuple[str, int, int]],
 ) -> Start:
-    """Checked arguments, encoded. A name without a slash is looked for in the guest's PATH."""
-    words = tuple(os.fsencode(word) for word in argv)
-    variables = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-    paths = words[:1]
-    if b"/" not in words[0]:
-        folders = variables.get(b"PATH", os.fsencode(os.defpath)).split(b":")
-        paths = tuple(os.path.join(folder, words[0]) for folder in folders)
-    return Start(
-        cwd=os.fsencode(cwd),
-        paths=paths,
-        argv=words,
-        variables=tuple(name + b"=" + value for name, value in variables.items()),
-        files=tuple((os.fsencode(name), mode, size) for name, mode, size in files),
-    )
+    """Of checked arguments. A name without a slash is looked for in the guest's PATH."""
+    folders = [] if "/" in argv[0] else environment.get("PATH", os.defpath).split(":")
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    return Start(cwd, folders, argv, variables, files)

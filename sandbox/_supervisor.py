@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 20.0
 _LEAST_PAUSE = 0.001
 _LONGEST_POLL = 3600.0
+# As many as there were: asked for each call it costs more than the counter that it is asked for.
+_CPUS = os.cpu_count() or 1
 
 
 def milliseconds_until(moment: float | None) -> float | None:
@@ -277,7 +279,7 @@ class Supervisor:
         if left < 0:
             self._kill("cpu")
             return
-        parallel = min(self._limits.processes or 4096, os.cpu_count() or 1)
+        parallel = min(self._limits.processes or 4096, _CPUS)
         parallel_cpus = min(float(parallel), self._limits.cpus or float(parallel))
         self._next_cpu_look = now + max(left / max(parallel_cpus, 1.0), _LEAST_PAUSE)
 

@@ -28,7 +28,8 @@ class Task:
         body: of the request to call a function, or the program to start.
         needs_cloudpickle: whether init has to import it first.
         parcel: a program's files; a function has none, and gets memory for its result instead.
-        feed: a program's standard input; a function's is empty.
+        feed: a program's standard input; a function's is empty, and so is that of a program by
+            default: /dev/null.
         streams: given to the program instead of what the host feeds and captures.
         stdout, stderr: who gets the output as it comes.
         collect: files wanted back.
@@ -49,11 +50,9 @@ class Task:
         return self.body if isinstance(self.body, Start) else None
 
     @property
-    def kind(self) -> bytes:
-        """For init: call a function, start a program, or place files for it first."""
-        if self.start is None:
-            return b"f"
-        return b"w" if self.start.files else b"p"
+    def has_store(self) -> bool:
+        """Whether memory goes along: for a function's result, or with a program's files."""
+        return self.start is None or self.parcel is not None
 
     def request(self, number: int) -> Sequence[bytes | memoryview]:
         """What the worker is sent when it has been looked at."""
@@ -84,13 +83,15 @@ def program_task(
         ValueError, OSError: a file or stream of the caller's cannot be had.
     """
     with ExitStack() as stack:
-        parcel = Parcel(program.files, limits)
-        stack.callback(parcel.close)
-        feed = None
-        if streams is None:
+        parcel = feed = None
+        if program.files:
+            parcel = Parcel(program.files, limits)
+            stack.callback(parcel.close)
+        if streams is None and program.stdin is not None:
             feed = Feed(program.stdin)
             stack.callback(feed.close)
-        start = started(program.argv, program.environment, program.cwd, parcel.table)
+        table = parcel.table if parcel else ()
+        start = started(program.argv, program.environment, program.cwd, table)
         stdout, stderr = _consumers(program, stack)
         yield Task(
             start,

@@ -51,6 +51,7 @@ def main(descriptor: int) -> None:
         templates.show(config["packages"])
         _hide_ourselves("worker")
         _preload(config["preload"], config["sys_path"])
+        _drop_handlers()
         _hide_ourselves("msgpack", "_cffi_backend", "cython_runtime")
     except (OSError, ImportError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else 0
@@ -79,6 +80,14 @@ def _take_default_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
+
+
+def _drop_handlers() -> None:
+    """Those of preloaded modules. An init without a handler is sent no signal but by SIGKILL, from
+    inside or outside."""
+    for number in range(1, signal.NSIG):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _enter_own_mounts() -> None:
@@ -234,13 +243,16 @@ class _Launcher:
             flags &= ~namespaces.NEWNET
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         try:
+            # Made before the clone: the child does nothing but `init.main`, which never returns.
+            plan = blueprint["plan"].pointer
+            described = native.jail(plan, jail.fileno(), tree, theirs, procs)
             pid, pidfd = process.clone(flags)
-        except OSError:
+        except BaseException:
             os.close(theirs)
             os.close(ours)
             raise
         if pid == 0:
-            init.main(native.jail(blueprint["plan"].pointer, jail.fileno(), tree, theirs, procs))
+            init.main(described)
         os.close(theirs)
         self._has_network = False  # it is that jail's now; the next `_make_network` leaves it
         self._jails[pidfd] = pid

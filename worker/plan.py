@@ -3,8 +3,6 @@ launcher; every init of a jail made alike has a copy of its memory."""
 
 from __future__ import annotations
 
-import resource
-
 from .kernel import landlock, mounts
 from .kernel._ffi import ffi
 from .kernel.native import lib, text
@@ -13,17 +11,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# From the kernel's asm-generic/resource.h. Not the module that has them: every fork would have one more
+# shared library.
 _LIMITS = {
-    "open_files": resource.RLIMIT_NOFILE,
-    "file_size": resource.RLIMIT_FSIZE,
-    "stack": resource.RLIMIT_STACK,
-    "core": resource.RLIMIT_CORE,
-    "cpu": resource.RLIMIT_CPU,
-    "locked": resource.RLIMIT_MEMLOCK,
-    "queues": resource.RLIMIT_MSGQUEUE,
-    "realtime": resource.RLIMIT_RTPRIO,
-    "nice": resource.RLIMIT_NICE,
-    "pending": resource.RLIMIT_SIGPENDING,
+    "cpu": 0,
+    "file_size": 1,
+    "stack": 3,
+    "core": 4,
+    "open_files": 7,
+    "locked": 8,
+    "pending": 11,
+    "queues": 12,
+    "nice": 13,
+    "realtime": 14,
 }
 _LAYERS = {
     "cgroup_namespace": lib.CGROUP_NAMESPACE,

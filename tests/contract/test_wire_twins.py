@@ -107,8 +107,8 @@ def test_golden_request_for_a_program() -> None:
     """As worker/native/request.c reads it; that it does, every test of a program shows."""
     start = _start.started(["a", "-b"], {"PATH": "/x:/y", "V": ""}, "/w", [("f/g", 0o100644, 9)])
     assert start.request() == (
-        b"\x00\x00\x00\x3d\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x01"
-        b"/w\0/x/a\0/y/a\0a\0-b\0PATH=/x:/y\0V=\x00100644 9 f/g\0"
+        b"\x00\x00\x00\x39\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x01"
+        b"/w\0/x\0/y\0a\0-b\0PATH=/x:/y\0V=\x00100644 9 f/g\0"
     )
 
 

@@ -299,6 +299,7 @@ def test_p03_landlock_that_cannot_be_put_in_force_is_named(
     with tampered(a_right_to_nothing), pytest.raises(Unsupported) as caught:
         make_sandbox(small).__enter__()
     assert caught.value.feature == "landlock"
+    assert "open /nothing/here: No such file" in caught.value.reason
 
 
 def test_a14_a_mount_that_vanishes_before_the_jail_is_made_is_an_error(

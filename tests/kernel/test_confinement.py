@@ -20,6 +20,7 @@ import pytest
 from sandbox import _notify
 from tests.kernel import mechanisms
 from tests.kernel.child import in_child, own_user_namespace, status_field, value_in_child
+from worker import plan
 from worker.kernel import landlock, namespaces
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -341,6 +342,16 @@ def test_limits_are_set_hard_and_soft() -> None:
         ]  # fmt: skip
 
     assert value_in_child(attempt) == [(30, 30), (1, 1), (100, 100), (1 << 20, 1 << 20), 0]
+
+
+def test_limits_have_the_kernels_numbers() -> None:
+    names = {
+        "cpu": "CPU", "file_size": "FSIZE", "stack": "STACK", "core": "CORE", "open_files": "NOFILE",
+        "locked": "MEMLOCK", "pending": "SIGPENDING", "queues": "MSGQUEUE", "nice": "NICE",
+        "realtime": "RTPRIO",
+    }  # fmt: skip
+    numbers = {name: getattr(resource, f"RLIMIT_{word}") for name, word in names.items()}
+    assert numbers == plan._LIMITS
 
 
 def test_a_stricter_hard_limit_stays() -> None:

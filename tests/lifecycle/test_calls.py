@@ -9,12 +9,14 @@ import math
 import os
 import pickle
 import random
+import signal
 import sys
 import uuid
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -451,6 +453,32 @@ def test_a_preloaded_random_is_fresh_in_every_worker(make_sandbox: Callable[...,
     with make_sandbox(preload=["random", "uuid"]) as sandbox:
         first, second = sandbox.run(draw), sandbox.run(draw)
     assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+def test_a_preloaded_modules_signal_handler_is_not_inits(
+    make_sandbox: Callable[..., Sandbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one it would be sent signals, also by guests before Linux 6.12, and be interrupted."""
+    (tmp_path / "handles.py").write_text(
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda *arguments: None)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def attempt() -> bool:
+        for _ in range(100):
+            try:
+                os.kill(1, signal.SIGUSR1)
+            except PermissionError:
+                pass
+        return bool(signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL)
+
+    with make_sandbox(preload=["handles"]) as sandbox:
+        assert sandbox.run(attempt)
+        assert sandbox._jail is not None
+        init = sandbox._jail.pid
+        with open(f"/proc/{init}/status") as file:
+            caught = next(line for line in file if line.startswith("SigCgt:"))
+        assert int(caught.split()[1], 16) == 0
 
 
 def test_numpys_global_random_state_is_fresh_in_every_worker(numeric: Sandbox) -> None:

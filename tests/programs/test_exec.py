@@ -766,6 +766,34 @@ def test_what_comes_back_needs_no_room_for_two(make_sandbox: Make) -> None:
     assert sums.split()[0].decode() == hashlib.sha256(big).hexdigest()
 
 
+def test_what_can_only_be_read_needs_no_room_for_all_of_it_twice(make_sandbox: Make) -> None:
+    """One file at a time gives its room to the next."""
+    names = ["a", "b", "c", "d"]
+    with make_sandbox(Limits(disk="10M"), policy="program") as sandbox:
+        sandbox.exec(sh("chmod 444 a b c d"), files=dict.fromkeys(names, bytes(2 << 20)))
+        files = {**dict.fromkeys(names, b"1"), "script": b"#!/etc/passwd\n"}
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files=files)
+        sizes = sandbox.exec(sh("stat -c '%n %s %a' *")).stdout.decode()
+    assert sizes == "".join(f"{name} {2 << 20} 444\n" for name in names)
+
+
+def test_deep_folders_for_many_files(box: Sandbox) -> None:
+    deep = "/".join("d" * 100)
+    files = {f"{deep}/{number}": b"1" for number in range(200)}
+    outcome = box.exec(sh("find d -type f | wc -l; rm -r d"), files=files)
+    assert outcome.stdout.split() == [b"200"]
+
+
+def test_a_long_search_takes_no_memory(box: Sandbox) -> None:
+    """A folder and a name that are too long together are passed over, as by execvp(3)."""
+    path = ":".join(["/" + "f" * 200] * 200 + ["/bin"])
+    for name in ("a" * 100_000, "a" * 4000):
+        with pytest.raises(ProgramError, match="File name too long"):
+            box.exec([name], env={"PATH": path})
+    assert box.exec(["echo", "ran"], env={"PATH": path}).stdout == b"ran\n"
+
+
 def test_a_loader_that_is_missing_is_told(box: Sandbox) -> None:
     program = compiled(HELLO, "-Wl,--dynamic-linker=/no/such/ld.so")
     with pytest.raises(ProgramError, match=r"'\./a\.out' is there, but the interpreter or loader"):

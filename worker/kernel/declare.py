@@ -26,7 +26,8 @@ _HEADER = os.path.join(os.path.dirname(_HERE), "native", "native.h")
 def of_native() -> str:
     """What `native/native.h` says of the compiled part."""
     with open(_HEADER) as file:
-        return file.read().partition("/* --- for Python, too --- */")[2].partition("#endif")[0]
+        text = file.read()
+    return text.partition("/* --- for Python, too --- */")[2].partition("/* --- for C")[0]
 
 
 def generate(target: str) -> None:

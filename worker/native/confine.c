@@ -14,7 +14,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -67,8 +66,12 @@ static int join_init_group(struct jail *jail)
 static int wait_for_id_map(struct jail *jail)
 {
     char word = 0;
+    ssize_t length;
 
-    if (read(jail->mapped, &word, 1) < 0)
+    do
+        length = read(jail->mapped, &word, 1);
+    while (length < 0 && errno == EINTR);
+    if (length < 0)
         return -1;
     close(jail->mapped);
     if (word != 'm') {
@@ -341,9 +344,11 @@ int seal_jail(void)
 /* The descriptors are the host's: the kernel checks the opener's rights, not ours. */
 int join_groups(const int32_t *groups)
 {
-    for (int i = 0; i < MOST_GROUPS && groups[i] >= 0; i++)
+    for (int i = 0; i < MOST_GROUPS && groups[i] >= 0; i++) {
+        errno = EIO; /* of a write that is short */
         if (write(groups[i], "0", 1) != 1 || close(groups[i]) < 0)
             return -1;
+    }
     return 0;
 }
 
@@ -368,9 +373,9 @@ static int take_streams(const struct call *call)
         return -1;
     if (dup2(call->stdout_, 1) < 0 || dup2(call->stderr_, 2) < 0)
         return -1;
-    if (dup3(call->store, STORE, O_CLOEXEC) < 0 || dup3(call->result, RESULT, O_CLOEXEC) < 0)
+    if (call->store >= 0 && dup3(call->store, STORE, O_CLOEXEC) < 0)
         return -1;
-    return 0;
+    return dup3(call->result, RESULT, O_CLOEXEC) < 0 ? -1 : 0;
 }
 
 /* A domain of the worker's own: init is outside it, so that signals to init are refused. */
@@ -413,7 +418,7 @@ int confine_worker(const struct call *call)
     note_time(WORKER_TIMES);
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         if (steps[i].take(call) < 0) {
-            report[0] = (char)errno;
+            report[0] = (char)(errno < 0xff ? errno : 0xff);
             strncpy(report + 1, steps[i].name, sizeof report - 2);
             if (write(channel, report, 1 + strlen(report + 1)) < 0) {
                 /* The host sees the end of the channel. */

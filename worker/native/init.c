@@ -94,8 +94,12 @@ static ssize_t receive(int control, void *buffer, size_t size, int *descriptors,
         .msg_controllen = sizeof ancillary,
     };
 
+    ssize_t length;
+
     *count = 0;
-    ssize_t length = recvmsg(control, &header, MSG_CMSG_CLOEXEC);
+    do
+        length = recvmsg(control, &header, MSG_CMSG_CLOEXEC);
+    while (length < 0 && errno == EINTR);
     struct cmsghdr *head = length < 0 ? NULL : CMSG_FIRSTHDR(&header);
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
         *count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -158,53 +162,58 @@ static int parse(const unsigned char *bytes, ssize_t length, struct call *call)
 
 static int distribute(const int *descriptors, int count, struct call *call)
 {
-    int with_stdin = !!(call->flags & WITH_STDIN), groups = count - 4 - with_stdin;
+    int used = 3 + !!(call->flags & WITH_STDIN) + !!(call->flags & WITH_STORE);
 
-    if (groups < 0 || groups > MOST_GROUPS)
+    if (count < used || count - used > MOST_GROUPS)
         return -1;
-    call->result = descriptors[0];
-    call->store = descriptors[1];
-    call->stdout_ = descriptors[2];
-    call->stderr_ = descriptors[3];
-    call->stdin_ = with_stdin ? descriptors[4] : -1;
+    call->result = *descriptors++;
+    call->stdout_ = *descriptors++;
+    call->stderr_ = *descriptors++;
+    call->stdin_ = call->flags & WITH_STDIN ? *descriptors++ : -1;
+    call->store = call->flags & WITH_STORE ? *descriptors++ : -1;
     memset(call->groups, -1, sizeof call->groups);
-    memcpy(call->groups, descriptors + 4 + with_stdin, groups * sizeof *descriptors);
+    memcpy(call->groups, descriptors, (size_t)(count - used) * sizeof *descriptors);
     return 0;
 }
 
 static void close_descriptors(const struct call *call)
 {
     close(call->result);
-    close(call->store);
     close(call->stdout_);
     close(call->stderr_);
     if (call->stdin_ >= 0)
         close(call->stdin_);
+    if (call->store >= 0)
+        close(call->store);
     for (int i = 0; i < MOST_GROUPS && call->groups[i] >= 0; i++)
         close(call->groups[i]);
 }
 
-/* The worker's wait status, and how often all of the call were switched away from.
+/* Until no process of the call is left: 0 with the worker's wait status, when it ended, and how often all
+ * of the call were switched away from; or -1.
  *
  * kill(-1) by pid 1 reaches every process of the namespace but itself; one that is just forking either is
  * on the list already or sees the pending signal and does not fork. */
-static int reap(int worker, struct timespec *moment, uint64_t *switches)
+static int reap(int worker, int *found, struct timespec *moment, uint64_t *switches)
 {
     struct rusage usage;
-    int status, found = 0;
-    pid_t pid;
+    int status, ended = 0;
 
-    *switches = 0;
-    while ((pid = wait4(-1, &status, 0, &usage)) > 0) {
-        *switches += usage.ru_nvcsw + usage.ru_nivcsw;
+    for (;;) {
+        pid_t pid = wait4(-1, &status, 0, &usage);
+        if (pid < 0 && errno == EINTR)
+            continue;
+        if (pid < 0)
+            return errno == ECHILD && ended ? 0 : -1;
+        *switches += (uint64_t)(usage.ru_nvcsw + usage.ru_nivcsw);
         if (pid == worker) {
             /* On the host's clock: the jail's own begins with the workers. */
             clock_gettime(CLOCK_MONOTONIC, moment);
-            found = status;
+            *found = status;
+            ended = 1;
             kill(-1, SIGKILL);
         }
     }
-    return found;
 }
 
 /* Reap whatever ends until the worker does, then end and reap all it left behind, and tell the host. */
@@ -212,13 +221,15 @@ int end_call(const struct jail *jail, const struct call *call, int worker)
 {
     struct writer message = message_of("ended", 4);
     struct timespec moment = {0};
-    uint64_t switches;
+    uint64_t switches = 0;
+    int status = 0;
 
     close_descriptors(call);
-    int status = reap(worker, &moment, &switches);
+    if (reap(worker, &status, &moment, &switches) < 0)
+        return -1; /* init ends, and with it all of the jail */
     put_count(&message, call->number);
-    put_count(&message, status);
-    put_moment(&message, moment.tv_sec + moment.tv_nsec / 1e9);
+    put_count(&message, (uint64_t)status);
+    put_moment(&message, (double)moment.tv_sec + (double)moment.tv_nsec / 1e9);
     put_count(&message, switches);
     return send_message(jail->control, &message, NULL, 0);
 }

@@ -36,13 +36,13 @@ static int allow(int ruleset, const struct beneath *rule, uint64_t handled)
     struct path_beneath_attr attr = {.allowed_access = rule->rights & handled};
     int result = -1;
 
-    attr.parent_fd = open(rule->path, O_PATH | O_CLOEXEC);
+    attr.parent_fd = told(open(rule->path, O_PATH | O_CLOEXEC), "open", rule->path);
     if (attr.parent_fd < 0)
         return -1;
     if (fstat(attr.parent_fd, &status) == 0) {
         if (!S_ISDIR(status.st_mode))
             attr.allowed_access &= OF_FILES;
-        result = syscall(ADD_RULE, ruleset, PATH_BENEATH, &attr, 0);
+        result = told(syscall(ADD_RULE, ruleset, PATH_BENEATH, &attr, 0), "landlock_add_rule", rule->path);
     }
     close(attr.parent_fd);
     return result;

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,18 +15,6 @@ enum { SET_FLAG = 0, SET_STRING = 1, CREATE = 6 };
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
-
-char failed_detail[128];
-
-static int told(int result, const char *call, const char *what)
-{
-    if (result < 0) {
-        int error = errno;
-        snprintf(failed_detail, sizeof failed_detail, "%s %s", call, what);
-        errno = error;
-    }
-    return result;
-}
 
 static int close_keeping_errno(int descriptor, int result)
 {

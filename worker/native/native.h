@@ -11,6 +11,7 @@
 
 #include <stdint.h>
 
+#pragma GCC visibility push(default)
 /* --- for Python, too --- */
 
 /* Where a worker finds its result channel and the memory for a large result, or the files of a program; 0 to
@@ -49,13 +50,13 @@ struct jail {
 };
 
 /* What the host asks init for. */
-enum kind { FUNCTION = 'f', PROGRAM = 'p', PROGRAM_WITH_FILES = 'w' };
-enum flag { WITH_STDIN = 1, WITH_CLOUDPICKLE = 2 };
+enum kind { FUNCTION = 'f', PROGRAM = 'p' };
+enum flag { WITH_STDIN = 1, WITH_STORE = 2, WITH_CLOUDPICKLE = 4 };
 
 /* One call, as its worker sees it. Descriptors that are not there are -1. */
 struct call {
     uint32_t kind, flags, number;
-    int32_t result, store, stdin_, stdout_, stderr_;
+    int32_t result, stdout_, stderr_, stdin_, store;
     int32_t groups[MOST_GROUPS];
     int32_t ruleset;
     struct filter last_filter;
@@ -66,19 +67,14 @@ struct call {
 
 /* confine.c */
 const char *confine_jail(struct jail *jail);
-int seal_jail(void);
 int confine_worker(const struct call *call);
-int join_groups(const int32_t *groups);
 
 /* init.c */
 int become_init(struct jail *jail);
 int next_call(struct jail *jail, struct call *call);
 int end_call(const struct jail *jail, const struct call *call, int worker);
 
-/* program.c */
-int start_program(struct call *call);
-
-/* One file per kernel mechanism. */
+/* One file per kernel mechanism. Python tests each of them, and makes the templates of roots by some. */
 int cap_drop_all(void);
 int landlock_ruleset(uint32_t abi, const struct beneath *rules, uint32_t count);
 int landlock_enter(int ruleset);
@@ -96,7 +92,7 @@ int nnp_set(void);
 int mdwe_enable(void);
 int keyring_join_new(void);
 
-/* What the last failed call of mounts.c was working on. */
+/* failure.c */
 extern char failed_detail[128];
 
 /* A stopwatch of benchmarks/ladder.py, and NULL otherwise: when the steps of a jail began and each of them
@@ -106,5 +102,12 @@ extern uint64_t *step_times;
 /* Of struct plan, jail and call: what Python was told must be of the same version. */
 extern const uint32_t native_sizes[3];
 
+/* --- for C only --- */
+#pragma GCC visibility pop
+
+int seal_jail(void);
+int join_groups(const int32_t *groups);
+int start_program(struct call *call);
+int told(long result, const char *call, const char *what);
 
 #endif

@@ -96,16 +96,32 @@ static int make_folder(const char *path)
     return 0;
 }
 
-/* The folders above `path`, where they are missing; no link is followed. */
+/* How many bytes of the two are the same, up to a slash in both. */
+static size_t common_folders(const char *a, const char *b)
+{
+    size_t common = 0;
+
+    for (size_t i = 0; a[i] && a[i] == b[i]; i++)
+        if (a[i] == '/')
+            common = i;
+    return common;
+}
+
+/* The folders above `path`, where they are missing; no link is followed. Those of the path before it are
+ * known to be there. */
 static int make_parents(char *path)
 {
-    for (char *slash = strchr(path + sizeof WORK, '/'); slash; slash = strchr(slash + 1, '/')) {
+    static const char *before = WORK "/";
+    size_t known = common_folders(before, path);
+
+    for (char *slash = strchr(path + known + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         int result = make_folder(path);
         *slash = '/';
         if (result < 0)
             return -1;
     }
+    before = path;
     return 0;
 }
 
@@ -257,18 +273,17 @@ static int move_content(int source, int target, off_t end, bool cut)
     return 0;
 }
 
-static void write_anew(const struct file *replaced)
+static void write_anew(int kept, const char *target)
 {
     struct stat old;
 
-    if (fstat(replaced->kept, &old) < 0 || !S_ISREG(old.st_mode))
+    if (fstat(kept, &old) < 0 || !S_ISREG(old.st_mode))
         return;
-    int file = open(replaced->target, NEW, 0600);
+    int file = open(target, NEW, 0600);
     if (file < 0)
         return;
-    if (move_content(replaced->kept, file, old.st_size, !old.st_nlink) < 0 ||
-        fchmod(file, old.st_mode & 0777) < 0)
-        unlink(replaced->target);
+    if (move_content(kept, file, old.st_size, !old.st_nlink) < 0 || fchmod(file, old.st_mode & 0777) < 0)
+        unlink(target);
     close(file);
 }
 
@@ -276,11 +291,12 @@ static void put_back(const struct file *file)
 {
     if (!file->target)
         return;
-    if (file->aside)
+    if (file->aside) {
         rename(file->aside, file->target);
-    else if (file->kept >= 0)
-        write_anew(file);
-    else if (file->link && symlink(file->link, file->target) < 0) {
+    } else if (file->kept >= 0) {
+        write_anew(file->kept, file->target);
+        close(file->kept); /* the next one may need the room that it takes */
+    } else if (file->link && symlink(file->link, file->target) < 0) {
         /* Lost: there is no room for a link. */
     }
 }

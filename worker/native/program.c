@@ -9,8 +9,11 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -46,8 +49,9 @@ static uint32_t flaw_of_content(char *header, uint32_t *what)
     struct stat status;
 
     if (!memcmp(header, ELFMAG, SELFMAG)) {
-        const Elf64_Ehdr *elf = (const void *)header;
-        return elf->e_ident[EI_CLASS] == ELFCLASS64 && elf->e_machine == MACHINE ? 0 : ENOEXEC;
+        Elf64_Half machine;
+        memcpy(&machine, header + offsetof(Elf64_Ehdr, e_machine), sizeof machine);
+        return header[EI_CLASS] == ELFCLASS64 && machine == MACHINE ? 0 : ENOEXEC;
     }
     if (header[0] == '#' && header[1] == '!') {
         const char *interpreter = interpreter_of(header);
@@ -63,7 +67,7 @@ static uint32_t flaw_of_content(char *header, uint32_t *what)
  * ENOEXEC for what the kernel runs, but the filters end at its first call. An errno, or 0. */
 static uint32_t flaw_of(const char *path, uint32_t *what)
 {
-    _Alignas(Elf64_Ehdr) char header[HEADER + 1] = {0};
+    char header[HEADER + 1] = {0};
     struct stat status;
 
     *what = AT_PROGRAM;
@@ -80,36 +84,64 @@ static uint32_t flaw_of(const char *path, uint32_t *what)
     return error ? error : flaw_of_content(header, what);
 }
 
-/* As execvp(3): the first that can be executed; if none can, why the first that is there cannot. Searched
- * here, so that it is known which one that is. What has no flaw is where files can no longer be taken back
- * as they were. Returns only if there is none. */
-static struct refusal execute(const struct request *request)
+/* Returns only if it cannot be done; found->error is 0 for what has no flaw until then. What has none is
+ * where files can no longer be taken back as they were. */
+static void try_path(const char *path, const struct request *request, struct refusal *found)
 {
-    struct refusal refusal = {AT_PROGRAM, 0, request->path_count}, found = {0};
-    uint32_t error = ENOENT;
+    uint32_t index;
 
-    for (; found.index < request->path_count; found.index++) {
-        const char *path = request->paths[found.index];
-        found.error = flaw_of(path, &found.what);
-        if (found.error && found.what == AT_PROGRAM && is_missing(found.error)) {
-            error = found.error;
-            continue;
-        }
-        if (!found.error) {
-            uint32_t index;
-            if (let_go_of_replaced(&index) < 0)
-                return (struct refusal){AT_FILES, (uint32_t)errno, index};
-            execve(path, request->arguments, request->variables);
-            found.error = (uint32_t)errno;
-            /* What is missing now is not the file but the interpreter that it names. */
-            found.what = is_missing(found.error) ? AT_INTERPRETER : AT_PROGRAM;
-        }
-        if (!refusal.error)
+    found->error = flaw_of(path, &found->what);
+    if (found->error)
+        return;
+    if (let_go_of_replaced(&index) < 0) {
+        *found = (struct refusal){AT_FILES, (uint32_t)errno, index};
+        return;
+    }
+    execve(path, request->arguments, request->variables);
+    found->error = (uint32_t)errno;
+    /* What is missing now is not the file but the interpreter that it names. */
+    found->what = is_missing(found->error) ? AT_INTERPRETER : AT_PROGRAM;
+}
+
+/* 0, or -1 for a path that is too long for the kernel. */
+static int join(char *path, size_t size, const char *folder, const char *name)
+{
+    size_t length = strlen(folder);
+    const char *slash = length && folder[length - 1] != '/' ? "/" : "";
+    int needed = snprintf(path, size, "%s%s%s", folder, slash, name);
+
+    return needed < 0 || (size_t)needed >= size ? -1 : 0;
+}
+
+/* As execvp(3): the first that can be executed; if none can, why the first that is there cannot. Searched
+ * here, so that it is known which one that is. */
+static struct refusal search(const struct request *request)
+{
+    struct refusal refusal = {AT_PROGRAM, 0, request->folder_count};
+    char path[PATH_MAX];
+
+    for (uint32_t i = 0; i < request->folder_count; i++) {
+        struct refusal found = {AT_PROGRAM, ENAMETOOLONG, i};
+        if (join(path, sizeof path, request->folders[i], request->arguments[0]) == 0)
+            try_path(path, request, &found);
+        if (found.what == AT_FILES)
+            return found;
+        if (!refusal.error && !(found.what == AT_PROGRAM && is_missing(found.error)))
             refusal = found;
     }
     if (!refusal.error)
-        refusal.error = request->path_count == 1 ? error : ENOENT;
+        refusal.error = ENOENT;
     return refusal;
+}
+
+static struct refusal execute(const struct request *request)
+{
+    struct refusal found = {AT_PROGRAM, 0, 0};
+
+    if (request->folder_count)
+        return search(request);
+    try_path(request->arguments[0], request, &found);
+    return found;
 }
 
 /* Returns only if it cannot be done. */
@@ -130,13 +162,18 @@ static struct refusal become(const struct request *request)
 static _Noreturn void live(struct call *call)
 {
     struct request request;
+    struct refusal refusal;
 
-    if (confine_worker(call) == 0 && read_request(call, &request) == 0) {
-        struct refusal refusal = become(&request);
+    if (confine_worker(call) < 0)
+        _exit(UNSTARTED_STATUS);
+    if (read_request(call, &request) < 0) {
+        refusal = (struct refusal){AT_PROGRAM, (uint32_t)errno, 0};
+    } else {
+        refusal = become(&request);
         if (request.file_count)
             take_files_back();
-        tell_refusal(call->number, &refusal);
     }
+    tell_refusal(call->number, &refusal);
     _exit(UNSTARTED_STATUS);
 }
 
@@ -152,7 +189,7 @@ int start_program(struct call *call)
 {
     call->request = NULL;
     pid_t worker = -1;
-    if (call->kind == PROGRAM)
+    if (!(call->flags & WITH_STORE))
         worker = vfork();
     if (worker < 0)
         worker = fork();

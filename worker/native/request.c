@@ -3,6 +3,7 @@
 #include "bytes.h"
 #include "request.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +17,8 @@ static int read_exactly(void *buffer, size_t length)
 
     while (length) {
         ssize_t count = read(RESULT, at, length);
+        if (count < 0 && errno == EINTR)
+            continue;
         if (count <= 0)
             return -1;
         at += count;
@@ -51,16 +54,16 @@ static struct placed *files_of(char **room, uint32_t count, char *string)
     return files;
 }
 
-/* Counts, then strings that end in NUL: the working directory, paths, arguments, variables, files. `room` is
- * for the lists of pointers. */
+/* Counts, then strings that end in NUL: the working directory, folders, arguments, variables, files. `room`
+ * is for the lists of pointers. */
 static struct request parse(unsigned char *block, char **room)
 {
-    struct request request = {.path_count = number_at(block), .file_count = number_at(block + 12)};
+    struct request request = {.folder_count = number_at(block), .file_count = number_at(block + 12)};
     char *string = (char *)block + 4 * LISTS;
 
     request.cwd = string;
     string += strlen(string) + 1;
-    request.paths = list_of(&room, request.path_count, &string);
+    request.folders = list_of(&room, request.folder_count, &string);
     request.arguments = list_of(&room, number_at(block + 4), &string);
     request.variables = list_of(&room, number_at(block + 8), &string);
     request.files = files_of(room, request.file_count, string);

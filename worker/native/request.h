@@ -7,16 +7,18 @@
 /* A file that comes with a program; a folder, if its mode says so. */
 struct placed { const char *name; uint32_t mode; uint64_t size; };
 
+/* Without folders the name of the program is its path; with them it is looked for there. */
 struct request {
-    char *cwd, **paths, **arguments, **variables;
+    char *cwd, **folders, **arguments, **variables;
     struct placed *files;
-    uint32_t path_count, file_count;
+    uint32_t folder_count, file_count;
 };
 
 /* What a program could not be started for, by its number in the answer. */
 enum refused { AT_CWD, AT_PROGRAM, AT_INTERPRETER, AT_FILES };
 
-/* Why there is no program: what failed, the kernel's answer, at which of the paths or files. */
+/* Why there is no program: what failed, the kernel's answer, at which of the folders or files; behind the
+ * last folder means that it is in none. */
 struct refusal { uint32_t what, error, index; };
 
 /* request.c */
