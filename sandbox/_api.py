@@ -186,8 +186,8 @@ class Sandbox:
         Args:
             argv: the program and its arguments. A name without "/" is looked up in PATH, inside;
                 another one is a path inside, relative to `cwd`.
-            stdin: bytes, the path of a regular file on the host, or a binary stream; /dev/null if not
-                given. A stream is read as the program reads.
+            stdin: bytes, the path of a regular file on the host, or a binary stream, which is read
+                as the program reads; /dev/null if not given.
             files: name below /work → content, likewise, or the path of a folder, which is copied;
                 placed before the start. Executable if the host's file is, or the bytes begin as an
                 ELF file or with "#!".

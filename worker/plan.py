@@ -11,8 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# From the kernel's asm-generic/resource.h. Not the module that has them: every fork would have one more
-# shared library.
+# From the kernel's asm-generic/resource.h. Not from the module that has them: every fork would have
+# one more shared library.
 _LIMITS = {
     "cpu": 0,
     "file_size": 1,
