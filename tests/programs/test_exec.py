@@ -512,10 +512,18 @@ def test_a_reader_that_goes_away_costs_the_sandbox_nothing(box: Sandbox, tmp_pat
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     box.exec(sh("echo kept > kept"))
-    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
-        text = "echo gone >&2; head -c 200000 /dev/zero; exec sleep 1000"
-        with pytest.raises(BrokenPipeError):
-            box.exec(sh(text), stdout=fifo, stderr=lambda _: reader.close())
+    ours, theirs = os.pipe()
+    reader = open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+    def go_away(_: bytes) -> None:
+        """Before the program writes what nobody reads then."""
+        reader.close()
+        os.write(theirs, b"\n")
+
+    with open(ours, "rb", buffering=0) as stdin, pytest.raises(BrokenPipeError):
+        text = "echo gone >&2; read gone; head -c 200000 /dev/zero; exec sleep 1000"
+        box.exec(sh(text), stdin=stdin, stdout=fifo, stderr=go_away)
+    os.close(theirs)
     assert box.exec(["cat", "kept"]).stdout == b"kept\n"
 
 

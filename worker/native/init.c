@@ -93,7 +93,6 @@ static ssize_t receive(int control, void *buffer, size_t size, int *descriptors,
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &ancillary,
         .msg_controllen = sizeof ancillary,
     };
-
     ssize_t length;
 
     *count = 0;
@@ -206,7 +205,8 @@ static int reap(int worker, int *found, struct timespec *moment, uint64_t *switc
         if (pid < 0)
             return errno == ECHILD && ended ? 0 : -1;
         *switches += (uint64_t)(usage.ru_nvcsw + usage.ru_nivcsw);
-        if (pid == worker) {
+        /* Once: the number is free from then on, and a guest's next process may get it. */
+        if (pid == worker && !ended) {
             /* On the host's clock: the jail's own begins with the workers. */
             clock_gettime(CLOCK_MONOTONIC, moment);
             *found = status;

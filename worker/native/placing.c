@@ -205,11 +205,11 @@ int place_files(const struct placed *placed, uint32_t count, uint32_t *index)
     if (!files)
         return out_of_memory();
     file_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        files[i].kept = -1;
     const char *content = content_of(placed, count);
     if (!content || make_mark() < 0)
         return -1;
-    for (uint32_t i = 0; i < count; i++)
-        files[i].kept = -1;
     for (; *index < count; ++*index) {
         if (add(*index, &placed[*index], content) < 0)
             return -1;
