@@ -513,11 +513,11 @@ def test_a_reader_that_goes_away_costs_the_sandbox_nothing(box: Sandbox, tmp_pat
     os.mkfifo(fifo)
     box.exec(sh("echo kept > kept"))
     ours, theirs = os.pipe()
-    reader = open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
 
     def go_away(_: bytes) -> None:
         """Before the program writes what nobody reads then."""
-        reader.close()
+        os.close(reader)
         os.write(theirs, b"\n")
 
     with open(ours, "rb", buffering=0) as stdin, pytest.raises(BrokenPipeError):
