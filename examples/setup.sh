@@ -21,7 +21,7 @@ missing() {
     { [ -n "$python" ] && "$python" -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
     ldconfig -p 2>/dev/null | grep -q libseccomp.so.2 || /sbin/ldconfig -p | grep -q libseccomp.so.2 ||
         echo libseccomp2
-    command -v gcc >/dev/null 2>&1 || echo gcc
+    command -v "${CC:-cc}" >/dev/null 2>&1 || echo gcc
     [ -e /usr/include/stdio.h ] && [ -e /usr/include/linux/seccomp.h ] || echo libc6-dev
 }
 
