@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from . import _paths
@@ -241,10 +242,16 @@ class HostMount(NamedTuple):
     kind: str
 
 
-def host_mounts() -> list[HostMount]:
+def host_mounts() -> tuple[HostMount, ...]:
     """Every mount this process sees (proc_pid_mountinfo(5))."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        return [_host_mount(line) for line in file]
+    with open("/proc/self/mountinfo", "rb", buffering=0) as file:
+        return _parsed(file.read())
+
+
+@lru_cache(maxsize=4)
+def _parsed(mountinfo: bytes) -> tuple[HostMount, ...]:
+    """Read for each sandbox that shows a folder, and seldom another one than before."""
+    return tuple(map(_host_mount, mountinfo.removesuffix(b"\n").split(b"\n")))
 
 
 def _host_mount(line: bytes) -> HostMount:
