@@ -52,13 +52,13 @@ class Channels:
             # The kernel attaches pid, uid and gid to what the worker sends: no word of its own.
             self.result.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.result.setblocking(False)
-            self._store = -1
-            if task.parcel is not None:
-                self._store = task.parcel.hand_over()
-            elif task.has_store:
-                self._store = _new_store(self._most)
-            store = [os.dup(self._store)] if task.has_store else []
-            made += [self._store, *store] if store else []
+            self._store, store = -1, []
+            if task.has_store:
+                parcel = task.parcel
+                self._store = parcel.hand_over() if parcel else _new_store(self._most)
+                made.append(self._store)
+                store.append(os.dup(self._store))
+                made += store
             given = task.streams or _CAPTURED
             self.stdout, stdout = _capture(allowance, task.stdout, given.stdout, made)
             self.stderr, stderr = _capture(allowance, task.stderr, given.stderr, made)

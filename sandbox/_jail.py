@@ -125,11 +125,15 @@ class Jail:
         except _channel.ChannelLost as lost:
             raise InternalError(f"the jail's init is gone: {lost}") from None
 
-    def call(self, number: int, descriptors: Sequence[int], task: Task, asked: list[int]) -> None:
-        """Ask init to fork a worker; `asked` has an item from the moment it is asked."""
+    def call(
+        self, number: int, descriptors: Sequence[int], task: Task, asked: list[int], *, ample: bool
+    ) -> None:
+        """Ask init to start a worker; `asked` has an item from the moment it is asked."""
         kind = b"f" if task.start is None else b"p"
         flags = _WITH_STDIN * task.has_stdin | _WITH_STORE * task.has_store
         flags |= _WITH_CLOUDPICKLE * task.needs_cloudpickle
+        # Charges for files would be init's, and an OOM too.
+        flags |= _MAY_SHARE_MEMORY * (ample and not task.has_store)
         self._send(_CALL.pack(kind, flags, number), descriptors, asked)
 
     def full_places(self) -> frozenset[str]:
@@ -182,7 +186,7 @@ class Jail:
 
 # For init, as in worker/native/native.h: kind, flags, number.
 _CALL = struct.Struct(">cBI")
-_WITH_STDIN, _WITH_STORE, _WITH_CLOUDPICKLE = 1, 2, 4
+_WITH_STDIN, _WITH_STORE, _WITH_CLOUDPICKLE, _MAY_SHARE_MEMORY = 1, 2, 4, 8
 
 _STEPS_OF_LAYERS = {
     "start_clocks_at_zero": "time_namespace",

@@ -23,7 +23,7 @@ Content = bytes | bytearray | memoryview | os.PathLike[str] | str | IO[bytes]
 Sink = Callable[[bytes], object] | os.PathLike[str] | str | None
 
 _MOST_ARGUMENTS = 128 << 10
-_MOST_WORDS = 4096  # of a list in a request the worker takes twice that
+_MOST_WORDS = 4096
 _MOST_FILES = 4096
 _MOST_NAME = 4000  # PATH_MAX, less what the worker puts around it
 _PIECE = 1 << 20

@@ -87,7 +87,8 @@ class Supervisor:
         procs = self._group.procs_fds() if self._group else []
         descriptors = [*self._channels.theirs, *procs]
         try:
-            self._jail.call(self._number, descriptors, self._task, self._asked)
+            ample = self._group is None or self._group.is_ample()
+            self._jail.call(self._number, descriptors, self._task, self._asked, ample=ample)
         except SandboxError as error:
             self._fail(str(error))
             self._finish()

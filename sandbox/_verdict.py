@@ -102,7 +102,7 @@ def _memory(facts: Facts) -> _Found:
         cap = facts.memory_cap or facts.limits.memory
         return (
             f"the call's processes and files reached {cap} bytes, the limits on memory and disk "
-            "together, and the kernel ended them",
+            "together, less what earlier calls' files take, and the kernel ended them",
             {
                 "limit": "memory",
                 "value": facts.limits.memory,

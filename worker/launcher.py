@@ -83,8 +83,8 @@ def _take_default_signals() -> None:
 
 
 def _drop_handlers() -> None:
-    """Those of preloaded modules. An init without a handler is sent no signal but by SIGKILL, from
-    inside or outside."""
+    """Those of preloaded modules. To a pid 1 without handlers no signal comes through, but SIGKILL
+    and SIGSTOP from outside the jail."""
     for number in range(1, signal.NSIG):
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)

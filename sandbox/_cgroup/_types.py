@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .._models import Limits
 
@@ -15,6 +15,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 # memory of its namespaces and mounts. The jail's caps are a backstop; the call's are the verdict.
 INIT_MEMORY = 32 << 20
 INIT_PROCESSES = 8
+# Of it for what init may still come to use during a call (the import of cloudpickle).
+INIT_GROWTH = 16 << 20
+# A call gets this much of what a jail has left, however little that is.
+LEAST_MEMORY = 1 << 20
+# With less its worker may run out of it before it is the guest's program: it must not share init's.
+AMPLE_MEMORY = 16 << 20
 
 # CFS bandwidth is granted per period (microseconds). The kernel refuses a quota below 1 ms.
 CPU_PERIOD = 100_000
@@ -61,10 +67,23 @@ class Caps:
     def jail_processes(self) -> int | None:
         return None if self.processes is None else self.processes + INIT_PROCESSES
 
-    def call_memory(self, kept: int) -> int | None:
-        """The cap of a call's group when `kept` bytes of earlier calls' files are still charged to
-        the jail: they use up the room for files, never the room for memory."""
-        return None if self.memory is None else self.memory - min(max(kept, 0), self.disk)
+    def call_memory(self, charged: Charged) -> int | None:
+        """The cap of a call's group. Earlier calls' files use up the room for files. What the
+        kernel keeps for them (inodes, tables of sparse files) stays charged to the jail as well,
+        and is in no limit of its own: where there is much of it the cap is lower still. For at the
+        jail's own cap the kernel would choose whom to kill, init among them."""
+        if self.memory is None or self.jail_memory is None:
+            return None
+        room = self.jail_memory - charged.total - INIT_GROWTH
+        return max(min(self.memory - min(max(charged.files, 0), self.disk), room), LEAST_MEMORY)
+
+
+class Charged(NamedTuple):
+    """What is charged to a jail before a call: bytes of files that earlier calls left, and in all,
+    init included."""
+
+    files: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +133,9 @@ class CallGroup(Protocol):
     def contains(self, pid: int) -> bool:
         """Whether `pid` is in this group in every hierarchy, as the kernel says. The caller pins
         the pid (pidfd). False also for a process that is gone."""
+
+    def is_ample(self) -> bool:
+        """Whether its memory suffices for all that our own code does in it."""
 
     def read_back(self) -> dict[str, Any]:
         """The limits as the kernel shows them: memory, swap, processes, cpus; None is unlimited."""

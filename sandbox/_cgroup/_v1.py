@@ -11,7 +11,7 @@ from ._detect import Hierarchy
 from ._files import Folder
 from ._kill import Killing
 from ._remove import Removal
-from ._types import NOISE, Caps, Counters, Home
+from ._types import NOISE, Caps, Charged, Counters, Home
 from ._v1_nodes import Leaf, Node
 
 # How often `try_close` comes back for a process that its parent has not reaped, before the group is
@@ -82,14 +82,16 @@ class Slot:
         if leaf.renew():
             self._idle.append(leaf)
 
-    def kept_files(self) -> int:
-        """Bytes of files that earlier calls left in the jail: charged to it, and to no group that
-        is in use. Exact (memory.stat) only where it can matter: the file is slow to read."""
+    def charged(self) -> Charged:
+        """To the jail, before a call. The files are those that earlier calls left: charged to it,
+        and to no group that is in use. Exact (memory.stat) only where it can matter: the file is
+        slow to read."""
         used = [self.init, *(leaf for leaf in self.leaves if leaf not in self._idle)]
-        if self.jail.memory.usage() - sum(node.memory.usage() for node in used) <= NOISE:
-            return 0
+        total = self.jail.memory.usage()
+        if total - sum(node.memory.usage() for node in used) <= NOISE:
+            return Charged(0, total)
         below = self.jail.memory.shmem(below=True)
-        return below - sum(node.memory.shmem(below=False) for node in used)
+        return Charged(below - sum(node.memory.shmem(below=False) for node in used), total)
 
     def empty(self) -> bool:
         """No process in any of them (or they are gone: then removing will tell)."""
@@ -155,7 +157,7 @@ class Jail:
 
     def call(self) -> Call:
         leaf = self._slot.leaf()
-        leaf.start(self._caps, self._slot.kept_files())
+        leaf.start(self._caps, self._slot.charged())
         return Call(self._slot, leaf, self._stock)
 
     def read_back(self) -> dict[str, Any]:
@@ -217,6 +219,9 @@ class Call:
 
     def contains(self, pid: int) -> bool:
         return self._leaf.contains(pid)
+
+    def is_ample(self) -> bool:
+        return self._leaf.is_ample
 
     def read_back(self) -> dict[str, Any]:
         return self._leaf.read_back()

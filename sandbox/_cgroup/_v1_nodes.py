@@ -10,7 +10,7 @@ from .._errors import SetupError
 from ._detect import Hierarchy, holds
 from ._files import Folder
 from ._remove import rmdir
-from ._types import NOISE, Caps, Counters
+from ._types import AMPLE_MEMORY, NOISE, Caps, Charged, Counters
 from ._v1_parts import Cpu, Cpuacct, Memory, Pids
 
 
@@ -69,10 +69,13 @@ class Leaf(Node):
         self.cpuacct = Cpuacct(self.by["cpuacct"])
         self._before = _ZERO
         self._last = _ZERO
+        self.is_ample = False
 
-    def start(self, caps: Caps, kept: int) -> None:
-        """Put the call's limits in force; `kept` bytes of files are charged to the jail already."""
-        self.memory.limit(caps.call_memory(kept), caps.swap)
+    def start(self, caps: Caps, charged: Charged) -> None:
+        """Put the call's limits in force; so much is charged to the jail already."""
+        memory = caps.call_memory(charged)
+        self.is_ample = memory is None or memory >= AMPLE_MEMORY
+        self.memory.limit(memory, caps.swap)
         self.pids.limit(caps.processes)
         self.cpu.limit(caps.quota)
         self.memory.watch_oom()

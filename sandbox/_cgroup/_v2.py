@@ -14,7 +14,7 @@ from .._errors import SetupError
 from ._detect import NEEDED_V2, Hierarchy, holds
 from ._files import Folder, field, number
 from ._remove import Removal, rmdir
-from ._types import CPU_PERIOD, NOISE, Caps, Counters, Home
+from ._types import AMPLE_MEMORY, CPU_PERIOD, NOISE, Caps, Charged, Counters, Home
 
 SUBTREE = " ".join(f"+{name}" for name in NEEDED_V2)
 
@@ -57,7 +57,7 @@ class Jail:
         self._made += 1
         call = Call(self, self._place.child(f"call-{self._made}"), self._counted)
         self._calls.append(call)
-        call.start(self._caps, self._kept_files())
+        call.start(self._caps, self._charged())
         return call
 
     def read_back(self) -> dict[str, Any]:
@@ -74,13 +74,15 @@ class Jail:
         if not rmdir(call.folder.path):
             self._left.append(call.folder.path)
 
-    def _kept_files(self) -> int:
-        """Bytes of files that earlier calls left in the jail: charged to it, and to no group that
-        is there any more. Exact (memory.stat) only where it can matter: that file is slow."""
+    def _charged(self) -> Charged:
+        """To the jail, before a call. The files are those that earlier calls left: charged to it,
+        and to no group that is there any more. Exact (memory.stat) only where it can matter: that
+        file is slow."""
         used = [self._init, *(call.folder for call in self._calls)]
-        if _usage(self._folder) - sum(map(_usage, used)) <= NOISE:
-            return 0
-        return _shmem(self._folder) - sum(map(_shmem, used))
+        total = _usage(self._folder)
+        if total - sum(map(_usage, used)) <= NOISE:
+            return Charged(0, total)
+        return Charged(_shmem(self._folder) - sum(map(_shmem, used)), total)
 
     def try_close(self) -> bool:
         if self._closed:
@@ -116,11 +118,14 @@ class Call:
         self._counted = counted
         self._jail_failures = jail.out_of_memory()
         self._finished = False
+        self._ample = False
         self.folder = Folder(place.base).make()
 
-    def start(self, caps: Caps, kept: int) -> None:
-        """Put the call's limits in force; `kept` bytes of files are charged to the jail already."""
-        limit_memory(self.folder, caps.call_memory(kept), caps.swap, self._counted)
+    def start(self, caps: Caps, charged: Charged) -> None:
+        """Put the call's limits in force; so much is charged to the jail already."""
+        memory = caps.call_memory(charged)
+        self._ample = memory is None or memory >= AMPLE_MEMORY
+        limit_memory(self.folder, memory, caps.swap, self._counted)
         # An OOM in this group ends every process in it; the jail's init lives elsewhere.
         self.folder.limit("memory.oom.group", 1)
         self.folder.limit("pids.max", caps.processes)
@@ -136,6 +141,9 @@ class Call:
 
     def contains(self, pid: int) -> bool:
         return holds([self._place], pid)
+
+    def is_ample(self) -> bool:
+        return self._ample
 
     def read_back(self) -> dict[str, Any]:
         quota, period = self.folder.read("cpu.max").split()

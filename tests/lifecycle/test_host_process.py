@@ -188,7 +188,7 @@ def test_a_jail_that_ended_between_calls_is_told_of(make_sandbox: Make) -> None:
         os.kill(jail.pid, signal.SIGKILL)
         until(lambda: _channel.readable(jail.pidfd), "init's end")
         with pytest.raises(InternalError, match="init is gone"):
-            jail.call(7, [], Task({}), [])
+            jail.call(7, [], Task({}), [], ample=True)
         outcome = sandbox.call(int)
         assert (outcome.status, "init is gone" in outcome.message) == ("internal_error", True)
         assert sandbox.call(int).ok

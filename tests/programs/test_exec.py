@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import gzip
 import hashlib
 import io
@@ -784,6 +785,31 @@ def test_what_can_only_be_read_needs_no_room_for_all_of_it_twice(make_sandbox: M
             sandbox.exec(["./script"], files=files)
         sizes = sandbox.exec(sh("stat -c '%n %s %a' *")).stdout.decode()
     assert sizes == "".join(f"{name} {2 << 20} 444\n" for name in names)
+
+
+def test_what_a_guest_forbade_itself_and_sparse_files_come_back(make_sandbox: Make) -> None:
+    look = sh("stat -c '%n %s %a %h' *; sha256sum sparse")
+    before = """for name in none write; do echo precious > $name; done
+        ln none other; chmod 0 none; chmod 222 write; truncate -s 40M sparse
+        echo head | dd of=sparse conv=notrunc; echo middle | dd of=sparse seek=30000 conv=notrunc"""
+    files = {**dict.fromkeys(["none", "write", "sparse"], b"1"), "script": b"#!/etc/passwd\n"}
+    with make_sandbox(SMALL, policy="program") as sandbox:
+        sandbox.exec(sh(before))
+        old = sandbox.exec(look).stdout.replace(b" 2\n", b" 1\n")  # links: written anew, it is one
+        with pytest.raises(ProgramError, match="may not be executed"):
+            sandbox.exec(["./script"], files=files)
+        assert sandbox.exec(look).stdout.replace(b" 2\n", b" 1\n") == old
+        assert old.count(b"\n") == 5
+        # And what stands under another name has its mode still if the program starts.
+        assert sandbox.exec(sh("stat -c %a other none"), files={"none": b"1"}).stdout == b"0\n644\n"
+
+
+def test_flags_of_standard_input_are_one_calls_own(box: Sandbox) -> None:
+    """Those of an open file are all its holders': each call's /dev/null is opened for it."""
+    text = "import fcntl as f; g = f.fcntl(0, f.F_GETFL); f.fcntl(0, f.F_SETFL, g | 2048); print(g & 2048)"
+    for _ in range(2):
+        assert box.exec(["python3", "-S", "-c", text]).stdout == b"0\n"
+    assert box.run(fcntl.fcntl, 0, fcntl.F_GETFL) & os.O_NONBLOCK == 0
 
 
 def test_deep_folders_for_many_files(box: Sandbox) -> None:

@@ -295,6 +295,47 @@ int main(void) { for (int i = 0; i < 3; i++) fork();
     assert b"bomb" not in box.exec(LEFT).stdout
 
 
+MANY_FILES = """#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) { char name[260];
+    for (int i = 0; i < 12000; i++) {
+        snprintf(name, sizeof name, "%0245d", i);
+        int file = open(name, O_CREAT | O_WRONLY, 0600);
+        if (file < 0) return 9;
+        close(file); }
+    return 0; }
+"""
+# Charged to whoever writes it, but nobody's resident memory.
+UNMAPPED = """#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) { static char page[1 << 16]; int file = memfd_create("m", 0);
+    memset(page, 1, sizeof page);
+    for (;;) if (write(file, page, sizeof page) < 0) return 9; }
+"""
+
+
+@pytest.mark.hostile
+@pytest.mark.volume
+def test_h_what_the_kernel_keeps_for_files_is_not_inits_end(make_sandbox: Make) -> None:
+    """Names cost no disk to speak of, but memory that no call is charged for any more: more in all
+    than is there for init. At the jail's own cap the kernel would choose init, whose memory is the
+    largest that is resident."""
+    limits = Limits(memory="32M", disk="4M", inodes=100_000, cpu_time=20, wall_time=60)
+    with make_sandbox(limits, policy="program") as sandbox:
+        placed = {"many": compiled(MANY_FILES), "unmapped": compiled(UNMAPPED)}
+        assert sandbox.exec(["true"], files=placed).ok
+        jail, seen = sandbox._jail, []
+        for number in range(6):
+            outcome = sandbox.exec(sh(f"mkdir {number}; cd {number}; exec ../many"))
+            seen += [outcome.status, sandbox.exec(["./unmapped"]).status]
+        assert set(seen) <= {"ok", "memory_limit"}
+        assert seen[:2] == ["ok", "memory_limit"]
+        assert sandbox._jail is jail
+
+
 # --- M: terminal and devices ------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sandbox._cgroup._detect import Hierarchy, Place, choose, home
 from sandbox._cgroup._files import Folder, field, number
 from sandbox._cgroup._owner import Owner, name_of, owner_of
-from sandbox._cgroup._types import Caps
+from sandbox._cgroup._types import Caps, Charged
 from sandbox._errors import SetupError, Unsupported
 from sandbox._models import Limits
 
@@ -206,13 +206,26 @@ def test_caps_leave_room_for_files_and_for_init() -> None:
 
 def test_caps_of_unlimited() -> None:
     caps = Caps.of(Limits(memory=None, processes=None, cpus=None))
-    assert (caps.jail_memory, caps.call_memory(5), caps.jail_processes, caps.quota) == (None,) * 4
+    memory = caps.call_memory(Charged(5, 5))
+    assert (caps.jail_memory, memory, caps.jail_processes, caps.quota) == (None,) * 4
+
+
+@given(st.integers(min_value=0, max_value=1 << 40))
+def test_a_call_meets_its_own_cap_before_the_jails(total: int) -> None:
+    """Whatever is charged to the jail already, but for a call's least."""
+    caps = Caps.of(Limits(memory="64M", disk="8M"))
+    cap = caps.call_memory(Charged(0, total))
+    assert cap is not None
+    assert caps.jail_memory is not None
+    assert cap <= 72 << 20
+    assert cap == 1 << 20 or total + cap + (16 << 20) <= caps.jail_memory
+    assert cap == 72 << 20 or total > 16 << 20
 
 
 @given(st.integers(min_value=-(1 << 40), max_value=1 << 40))
 def test_earlier_files_take_room_for_files_only(kept: int) -> None:
     caps = Caps.of(Limits(memory="64M", disk="8M"))
-    cap = caps.call_memory(kept)
+    cap = caps.call_memory(Charged(kept, min(max(kept, 0), 8 << 20) + (2 << 20)))
     assert cap is not None
     assert 64 << 20 <= cap <= 72 << 20
     assert cap == max(64 << 20, min(72 << 20, (72 << 20) - kept))

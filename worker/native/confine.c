@@ -365,11 +365,13 @@ static int start_own_session(const struct call *call)
     return setsid() < 0 ? -1 : 0;
 }
 
-/* Descriptors 1 to 4, and 0 of a program, which is /dev/null otherwise; what they are copied from has
- * higher numbers. */
+/* Descriptors 0 to 4; what they are copied from has higher numbers. /dev/null is opened anew: flags of an
+ * open file are all its holders', and earlier calls could have set init's. */
 static int take_streams(const struct call *call)
 {
-    if (call->stdin_ >= 0 && dup2(call->stdin_, 0) < 0)
+    int input = call->stdin_ >= 0 ? call->stdin_ : open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (input < 0 || dup2(input, 0) < 0)
         return -1;
     if (dup2(call->stdout_, 1) < 0 || dup2(call->stderr_, 2) < 0)
         return -1;

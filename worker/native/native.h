@@ -51,7 +51,7 @@ struct jail {
 
 /* What the host asks init for. */
 enum kind { FUNCTION = 'f', PROGRAM = 'p' };
-enum flag { WITH_STDIN = 1, WITH_STORE = 2, WITH_CLOUDPICKLE = 4 };
+enum flag { WITH_STDIN = 1, WITH_STORE = 2, WITH_CLOUDPICKLE = 4, MAY_SHARE_MEMORY = 8 };
 
 /* One call, as its worker sees it. Descriptors that are not there are -1. */
 struct call {

@@ -221,19 +221,31 @@ int place_files(const struct placed *placed, uint32_t count, uint32_t *index)
     return 0;
 }
 
+/* For reading and, so that it can be cut, writing; also if the guest forbade it to itself. */
+static int open_old(const char *path)
+{
+    struct stat status;
+    int file = open(path, O_RDWR | OLD);
+
+    if (file < 0 && errno == EACCES && lstat(path, &status) == 0 && S_ISREG(status.st_mode)) {
+        chmod(path, 0600);
+        file = open(path, O_RDWR | OLD);
+        chmod(path, status.st_mode & 07777); /* it may have other names */
+    }
+    return file < 0 ? open(path, O_RDONLY | OLD) : file;
+}
+
 /* What can be neither read nor, for want of descriptors, kept is lost. */
 static void keep(struct file *file)
 {
     char text[PATH_MAX];
 
-    file->kept = open(file->aside, O_RDWR | OLD);
-    if (file->kept < 0)
-        file->kept = open(file->aside, O_RDONLY | OLD);
+    file->kept = open_old(file->aside);
     if (file->kept >= 0)
         return;
     ssize_t length = readlink(file->aside, text, sizeof text);
     if (length >= 0)
-        file->link = strndup(text, length);
+        file->link = strndup(text, (size_t)length);
 }
 
 /* Remove what was replaced, since the program must not find it; a folder there is an error. Until exec,
@@ -253,22 +265,24 @@ int let_go_of_replaced(uint32_t *index)
 }
 
 /* From the end, so that what is copied can be cut off there: there may not be room for both. A file that
- * has other names is not cut, nor can one be that may not be written. */
+ * has other names is not cut, nor can one be that may not be written. Holes stay holes. */
 static int move_content(int source, int target, off_t end, bool cut)
 {
     static char piece[PIECE];
 
-    while (end) {
-        off_t start = end > PIECE ? end - PIECE : 0;
-        ssize_t length = pread(source, piece, end - start, start);
+    for (off_t start; end; end = start) {
+        start = end > PIECE ? end - PIECE : 0;
+        off_t data = lseek(source, start, SEEK_DATA);
+        if (data < 0 || data >= end)
+            continue;
+        ssize_t length = pread(source, piece, (size_t)(end - start), start);
         if (length < 0)
             return -1;
         if (cut && ftruncate(source, start) < 0) {
             /* It could only be read. */
         }
-        if (pwrite(target, piece, length, start) != length)
+        if (pwrite(target, piece, (size_t)length, start) != length)
             return -1;
-        end = start;
     }
     return 0;
 }
@@ -282,7 +296,8 @@ static void write_anew(int kept, const char *target)
     int file = open(target, NEW, 0600);
     if (file < 0)
         return;
-    if (move_content(kept, file, old.st_size, !old.st_nlink) < 0 || fchmod(file, old.st_mode & 0777) < 0)
+    if (ftruncate(file, old.st_size) < 0 || move_content(kept, file, old.st_size, !old.st_nlink) < 0 ||
+        fchmod(file, old.st_mode & 0777) < 0)
         unlink(target);
     close(file);
 }

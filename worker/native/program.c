@@ -180,16 +180,15 @@ static _Noreturn void live(struct call *call)
 /* By init: the pid of a worker, which in general has become the program already.
  *
  * vfork, since nothing of init's is in a program: the worker works in init's memory, and init waits. What it
- * reads there that a guest may have made is the first bytes of what it executes. What it wrote to files
- * would be charged to init's group, since the kernel asks whose the memory is: one that places files is
- * forked. So is one before Linux 6.2, where a process of a new time namespace may not share memory (EINVAL).
- *
- * An OOM of the call's group would take init along; but at this point the group has all its memory left. */
+ * reads there that a guest may have made is the first bytes of what it executes. Before Linux 6.2 a process
+ * of a new time namespace may not share memory (EINVAL); and the host forbids it to one that places files,
+ * which would be charged to init's group, since the kernel asks whose the memory is, and where the call's
+ * group has so little memory left that the worker may run out of it: that would take init along. */
 int start_program(struct call *call)
 {
     call->request = NULL;
     pid_t worker = -1;
-    if (!(call->flags & WITH_STORE))
+    if (call->flags & MAY_SHARE_MEMORY)
         worker = vfork();
     if (worker < 0)
         worker = fork();
