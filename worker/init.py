@@ -22,30 +22,24 @@ if TYPE_CHECKING:
 late_imports = ""
 
 
-def main(jail: Any) -> None:
-    """Confine, let the host look, serve calls until the host closes the socket. Never returns."""
-    status = 1
+def main(jail: Any, call: Any) -> None:
+    """Serve calls of functions, the first of which is `call`, and with `native/init.c` programs,
+    until the host closes the socket. Never returns."""
     try:
-        if native.lib.become_init(jail) == 0:
-            _serve(jail)
-            status = 0
+        _set_environment(native.go(jail))
+        _serve(jail, call)
     finally:
-        os._exit(status)
+        os._exit(0)
 
 
-def _serve(jail: Any) -> None:
-    call = native.call()
-    is_new = True
-    while native.lib.next_call(jail, call) > 0:
-        if is_new:
-            _set_environment(native.go(jail))
-            is_new = False
+def _serve(jail: Any, call: Any) -> None:
+    while True:
         if call.flags & native.lib.WITH_CLOUDPICKLE:
             _import_cloudpickle()
         worker = os.fork()
         if worker == 0:
             _work(call)
-        if native.lib.end_call(jail, call, worker) < 0:
+        if native.lib.end_call(jail, call, worker) < 0 or native.lib.next_call(jail, call) < 0:
             return
 
 

@@ -15,7 +15,7 @@ import sys
 from _frozen_importlib_external import PathFinder
 
 from . import channel, init, jail_groups, root
-from .kernel import landlock, mounts, namespaces, native, process
+from .kernel import landlock, mounts, namespaces, native
 from .plan import Plan
 
 TYPE_CHECKING = False
@@ -129,7 +129,7 @@ def _preload(modules: list[str], folders: list[str]) -> None:
 def _kernel_facts() -> dict[str, int]:
     return {
         "landlock": landlock.abi(),
-        "mdwe": process.has_deny_writable_code(),
+        "mdwe": native.lib.mdwe_known(),
         "time_namespace": os.path.exists("/proc/self/ns/time"),
     }
 
@@ -244,15 +244,15 @@ class _Launcher:
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         try:
             # Made before the clone: the child does nothing but `init.main`, which never returns.
-            plan = blueprint["plan"].pointer
+            plan, call = blueprint["plan"].pointer, native.call()
             described = native.jail(plan, jail.fileno(), tree, theirs, procs)
-            pid, pidfd = process.clone(flags)
+            pid, pidfd = native.start_init(flags, described, call)
         except BaseException:
             os.close(theirs)
             os.close(ours)
             raise
         if pid == 0:
-            init.main(described)
+            init.main(described, call)
         os.close(theirs)
         self._has_network = False  # it is that jail's now; the next `_make_network` leaves it
         self._jails[pidfd] = pid

@@ -28,6 +28,13 @@ def plan(**settings: Any) -> Plan:
     return Plan({**_UNLIKELY, **_FILTERS, **settings})
 
 
+def clone(flags: int) -> tuple[int, int]:
+    """A child in fresh namespaces: pid and pidfd, or (0, -1) in it."""
+    pidfd = ffi.new("int *", -1)
+    pid = checked(lib.clone_into(flags, pidfd))
+    return pid, pidfd[0] if pid else -1
+
+
 def drop_capabilities() -> None:
     """Empty all five sets."""
     checked(lib.cap_drop_all())

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from sandbox import _notify
+from tests.escape.cases import number
 from tests.kernel import mechanisms
 from tests.kernel.child import in_child, own_user_namespace, status_field, value_in_child
+from tests.probes.raw import value_of
 from worker import plan
 from worker.kernel import landlock, namespaces
 
@@ -54,16 +56,14 @@ def test_all_five_capability_sets_are_emptied() -> None:
 
 def test_securebits_are_locked() -> None:
     def attempt() -> tuple[int, int]:
-        from worker.kernel.call import prctl
-
         own_user_namespace()
         mechanisms.drop_capabilities()
-        pr_get_securebits, pr_set_securebits = 27, 28
-        return prctl(pr_get_securebits), error_of(prctl, pr_set_securebits, 0)
+        prctl, pr_get_securebits, pr_set_securebits = number("prctl"), 27, 28
+        return value_of(prctl, pr_get_securebits), value_of(prctl, pr_set_securebits, 0)
 
     bits, refused = value_in_child(attempt)
     assert bits == 0b11_10_11_11
-    assert refused == errno.EPERM
+    assert refused == -errno.EPERM
 
 
 # --- landlock ---------------------------------------------------------------------------------------

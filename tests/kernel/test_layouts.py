@@ -16,20 +16,11 @@ from worker.kernel.call import NUMBERS
 
 # struct → size, and field → offset, of the 64-bit ABI.
 LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
-    "clone_args": (
-        88,
-        {
-            "flags": 0, "pidfd": 8, "child_tid": 16, "parent_tid": 24, "exit_signal": 32,
-            "stack": 40, "stack_size": 48, "tls": 56, "set_tid": 64, "set_tid_size": 72,
-            "cgroup": 80,
-        },
-    ),
     "mount_attr": (32, {"attr_set": 0, "attr_clr": 8, "propagation": 16, "userns_fd": 24}),
 }  # fmt: skip
 
 # The kernel's own name and header, where it differs.
 HEADERS = {
-    "clone_args": ("struct clone_args", "linux/sched.h"),
     "mount_attr": ("struct mount_attr", "linux/mount.h"),
 }
 
@@ -114,21 +105,15 @@ def test_a_long_is_a_register() -> None:
     assert ffi.sizeof("long") == struct.calcsize("P") == 8
 
 
-# Fields that older headers do not know; their offsets are checked above.
-NEWER = {"handled_access_net", "scoped", "cgroup", "set_tid", "set_tid_size"}
-
-
 def test_the_kernels_headers_agree(tmp_path: Path) -> None:
     known = [n for n, (_, h) in HEADERS.items() if Path("/usr/include", h).exists()]
     assert known
     lines = ["#include <stddef.h>", "#include <linux/types.h>"]
     lines += [f"#include <{header}>" for header in {HEADERS[name][1] for name in known}]
     for name in known:
-        for field in set(LAYOUTS[name][1]) - NEWER:
-            offset = LAYOUTS[name][1][field]
+        for field, offset in LAYOUTS[name][1].items():
             lines.append(f'_Static_assert(offsetof({HEADERS[name][0]}, {field}) == {offset}, "");')
-        if not NEWER & set(LAYOUTS[name][1]):
-            lines.append(f'_Static_assert(sizeof({HEADERS[name][0]}) == {LAYOUTS[name][0]}, "");')
+        lines.append(f'_Static_assert(sizeof({HEADERS[name][0]}) == {LAYOUTS[name][0]}, "");')
     done = compiled(lines, tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -1,5 +1,4 @@
-"""worker/kernel/process.py and worker/native/process.c: birth of init, and what prctl and keyctl
-set."""
+"""worker/native: birth of init (namespaces.c), and what prctl and keyctl set (process.c)."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from tests.escape.cases import number
 from tests.kernel import mechanisms
 from tests.kernel.child import in_child, own_user_namespace, status_field, value_in_child
 from tests.probes.raw import value_of
-from worker.kernel import call, namespaces, process
+from worker.kernel import call, namespaces, native
 
 
 def test_clone_makes_pid_1_of_fresh_namespaces() -> None:
@@ -23,7 +22,7 @@ def test_clone_makes_pid_1_of_fresh_namespaces() -> None:
         own_user_namespace()
         here = os.readlink("/proc/self/ns/pid")
         ours, theirs = os.pipe()
-        pid, pidfd = process.clone(namespaces.NEWUSER | namespaces.NEWPID)
+        pid, pidfd = mechanisms.clone(namespaces.NEWUSER | namespaces.NEWPID)
         if pid == 0:
             os.write(theirs, f"{os.getpid()} {pidfd}".encode())
             os._exit(0)
@@ -44,7 +43,7 @@ def test_a_child_of_the_clone_ends_as_it_should() -> None:
 
     def parent() -> int:
         own_user_namespace()
-        pid, _ = process.clone(namespaces.NEWUSER | namespaces.NEWPID)
+        pid, _ = mechanisms.clone(namespaces.NEWUSER | namespaces.NEWPID)
         if pid == 0:
             worker = os.fork()
             if worker == 0:
@@ -110,14 +109,14 @@ def test_deny_writable_code() -> None:
         try:
             mmap.mmap(-1, 4096, prot=everything)
         except OSError as error:
-            return process.has_deny_writable_code(), error.errno or 0
-        return process.has_deny_writable_code(), 0
+            return bool(native.lib.mdwe_known()), error.errno or 0
+        return bool(native.lib.mdwe_known()), 0
 
     assert value_in_child(attempt) == (True, errno.EACCES)
 
 
 def test_the_kernel_says_whether_it_has_mdwe(lacks: frozenset[str]) -> None:
-    assert process.has_deny_writable_code() == ("mdwe" not in lacks)
+    assert bool(native.lib.mdwe_known()) == ("mdwe" not in lacks)
 
 
 def test_a_new_session_keyring_holds_none_of_the_old_keys() -> None:

@@ -17,17 +17,14 @@ AT_RECURSIVE = 0x8000
 _OLD = {
     "x86_64": {
         "umount2": 166,
-        "prctl": 157,
         "unshare": 272,
     },
     "aarch64": {
         "umount2": 39,
-        "prctl": 167,
         "unshare": 97,
     },
 }
 _NEW = {
-    "clone3": 435,
     "mount_setattr": 442,
     "landlock_create_ruleset": 444,
 }
@@ -53,8 +50,3 @@ def syscall(name: str, *args: int) -> int:
         number = ffi.errno
         raise OSError(number, os.strerror(number), name)
     return result
-
-
-def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
-    """prctl(2)."""
-    return syscall("prctl", option, a, b, c, d)

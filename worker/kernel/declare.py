@@ -12,10 +12,6 @@ DECLARATIONS = """
    registers on x86_64 and aarch64, and no cast per argument. */
 long syscall(long number, long a, long b, long c, long d, long e, long f);
 
-struct clone_args {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
-             set_tid, set_tid_size, cgroup;
-};
 struct mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };
 """
 

@@ -24,6 +24,7 @@ def _open() -> Any:
 
 
 lib = _open()
+_pidfd = ffi.new("int *")
 
 
 def text(value: str) -> bytes:
@@ -45,8 +46,17 @@ def jail(plan: Any, control: int, tree: int, mapped: int, groups: list[int]) -> 
 
 
 def call() -> Any:
-    """`struct call`, for `next_call` to fill."""
+    """`struct call`, for init to fill."""
     return ffi.new("struct call *")
+
+
+def start_init(namespaces: int, jail: Any, call: Any) -> tuple[int, int]:
+    """pid and pidfd of a new jail's init; (0, -1) in init, when its first call is there that needs
+    Python. Raises OSError."""
+    pid = int(lib.start_init(namespaces, jail, call, _pidfd))
+    if pid < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno), "clone3")
+    return (pid, _pidfd[0]) if pid else (0, -1)
 
 
 def go(jail: Any) -> bytes:

@@ -123,7 +123,7 @@ static int tell_failure(const struct jail *jail, const char *step, int error)
 }
 
 /* From a copy of the launcher to pid 1 of a jail that the host has looked at. */
-int become_init(struct jail *jail)
+static int become_init(struct jail *jail)
 {
     const char *failed = confine_jail(jail);
     if (failed)
@@ -252,4 +252,18 @@ int next_call(struct jail *jail, struct call *call)
         if (worker < 0 || end_call(jail, call, worker) < 0)
             return -1;
     }
+}
+
+/* By the launcher: the pid of a new jail's init, and its pidfd. In init 0, when a call has come that needs
+ * Python: until then, and for programs altogether, nothing of Python's is touched. */
+int start_init(uint64_t namespaces, struct jail *jail, struct call *call, int *pidfd)
+{
+    int pid = clone_into(namespaces, pidfd);
+    if (pid)
+        return pid;
+    if (become_init(jail) < 0)
+        _exit(1);
+    if (next_call(jail, call) < 0)
+        _exit(0);
+    return 0;
 }

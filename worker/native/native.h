@@ -70,7 +70,7 @@ const char *confine_jail(struct jail *jail);
 int confine_worker(const struct call *call);
 
 /* init.c */
-int become_init(struct jail *jail);
+int start_init(uint64_t namespaces, struct jail *jail, struct call *call, int *pidfd);
 int next_call(struct jail *jail, struct call *call);
 int end_call(const struct jail *jail, const struct call *call, int worker);
 
@@ -83,6 +83,7 @@ int new_filesystem(const char *kind, const struct option *options, uint32_t coun
 int clone_mount(int directory, const char *path, int recursive);
 int attach_mount(int mount, int directory, const char *path);
 int pivot_into(int root);
+int clone_into(uint64_t namespaces, int *pidfd);
 int timens_start_at_zero(void);
 int set_limit(const struct limit *limit);
 int close_from(int first, int last);
@@ -90,6 +91,7 @@ int dumpable_set(int value);
 int pdeathsig_kill(void);
 int nnp_set(void);
 int mdwe_enable(void);
+int mdwe_known(void);
 int keyring_join_new(void);
 
 /* failure.c */

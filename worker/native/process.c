@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CLOSE_RANGE = 436, SET_MDWE = 65, REFUSE_EXEC_GAIN = 1 };
+enum { CLOSE_RANGE = 436, SET_MDWE = 65, GET_MDWE = 66, REFUSE_EXEC_GAIN = 1 };
 
 /* SIGKILL when the parent (the launcher) ends. setresuid clears it: call it after. */
 int pdeathsig_kill(void)
@@ -33,6 +33,12 @@ int nnp_set(void)
 int mdwe_enable(void)
 {
     return prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0);
+}
+
+/* Whether this kernel has it. */
+int mdwe_known(void)
+{
+    return prctl(GET_MDWE, 0, 0, 0, 0) >= 0;
 }
 
 /* An empty session keyring, so that the caller's keys are not possessed here. */
