@@ -237,6 +237,8 @@ def observe_worker(pid: int, init: int, *, filters: int, cpus: str | None) -> di
     session, terminal = int(stat[3]), int(stat[4])
     if terminal != 0:
         raise _differs("session", f"it has the terminal {terminal}")
+    if session != pid:
+        raise _differs("session", f"it is in the one of process {session}")
     if os.stat(f"/proc/{pid}/status").st_uid == int(status["Uid"].split()[1]):
         raise _differs("dumpable", "its /proc files belong to its own user")
     return {

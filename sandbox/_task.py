@@ -11,7 +11,8 @@ from ._capture import Spill
 from ._collect import Patterns
 from ._feed import Feed
 from ._models import Limits
-from ._program import Parcel, Program, StrPath
+from ._parcel import Parcel
+from ._program import Program, StrPath
 from ._start import Start, started
 from ._streams import Streams
 from ._transfer import Cargo

@@ -113,13 +113,12 @@ def test_golden_request_for_a_program() -> None:
 
 
 def test_golden_request() -> None:
-    kind = "run"
     body, data = RUN
-    assert b"".join(_wire.encode_request(kind, 258, body)) == data
+    assert b"".join(_wire.encode_request("run", 258, body)) == data
     read_end, write_end = os.pipe()
     try:
         os.write(write_end, data)
-        assert worker_wire.read_frame(read_end, len(data)) == (kind, 258, body)
+        assert worker_wire.read_frame(read_end, len(data)) == ("run", 258, body)
     finally:
         os.close(read_end)
         os.close(write_end)

@@ -12,8 +12,11 @@ from collections.abc import Callable
 import pytest
 
 from sandbox import Limits, Mount, Sandbox
+from tests.escape.cases import number
+from tests.escape.conftest import open_policy, without_landlock
 from tests.escape.outside import ROOT, Outside
 from tests.probes import inherited
+from tests.probes.raw import value_of
 
 Make = Callable[..., Sandbox]
 
@@ -45,6 +48,43 @@ def test_c02_c05_only_the_documented_descriptors_are_open(
             assert sandbox.run(inherited.descriptors) == EXPECTED
     finally:
         os.close(leak)
+
+
+def test_c02_init_holds_nothing_of_the_launchers(make_sandbox: Make, small: Limits) -> None:
+    """Nor of another jail, whose init was born of the same launcher. An
+    ordinary user may not look: init is not dumpable."""
+    with make_sandbox(small) as first, make_sandbox(small, policy="program") as second:
+        assert first._jail is not None
+        assert second._jail is not None
+        assert first._jail.launcher is second._jail.launcher
+        folder = f"/proc/{second._jail.pid}/fd"
+        for call in (lambda: second.run(int), lambda: second.exec(["true"])):
+            call()
+            if os.geteuid() != 0:
+                with pytest.raises(PermissionError):
+                    os.listdir(folder)
+                continue
+            held = sorted(os.readlink(f"{folder}/{number}") for number in os.listdir(folder))
+            held = [name for name in held if name != "anon_inode:[landlock-ruleset]"]
+            assert held[:5] == ["/dev/null"] * 5
+            assert [name.partition(":")[0] for name in held[5:]] == ["socket"]
+
+
+def test_c02_init_leads_a_session_of_its_own(jail: Sandbox) -> None:
+    assert jail._jail is not None
+    assert os.getsid(jail._jail.pid) == jail._jail.pid
+
+
+def test_c02_each_jail_has_an_empty_keyring_of_its_own(make_sandbox: Make) -> None:
+    """Looked at with the filters open, which refuse keyctl to guests."""
+    keyctl, get_id, read, session = number("keyctl"), 0, 11, -3
+    serials = {value_of(keyctl, get_id, session, 0)}
+    for _ in range(2):
+        with without_landlock(), make_sandbox(policy=open_policy(mdwe=False)) as open_jail:
+            serials.add(open_jail.run(value_of, keyctl, get_id, session, 0))
+            assert open_jail.run(value_of, keyctl, read, session, 0, 0) == 0
+    assert len(serials) == 3
+    assert all(serial > 0 for serial in serials)
 
 
 def test_c04_flags_the_guest_changes_are_not_the_hosts(jail: Sandbox) -> None:

@@ -11,7 +11,7 @@ from worker.kernel.native import lib
 from worker.plan import Plan
 
 _NEW_LISTENER = 1 << 3
-_UNLIKELY = {"layers": [], "scratch": [{}, False], "cpus": [], "rlimits": {}, "landlock": [0, []]}
+_NOTHING = {"layers": [], "scratch": [{}, False], "cpus": [], "rlimits": {}, "landlock": [0, []]}
 _FILTERS = {"first_filter": b"", "last_filter": b""}
 
 
@@ -25,7 +25,7 @@ def checked(result: int) -> int:
 
 def plan(**settings: Any) -> Plan:
     """A blueprint's structures that ask for nothing but `settings`."""
-    return Plan({**_UNLIKELY, **_FILTERS, **settings})
+    return Plan({**_NOTHING, **_FILTERS, **settings})
 
 
 def clone(flags: int) -> tuple[int, int]:

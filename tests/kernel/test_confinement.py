@@ -1,5 +1,5 @@
-"""worker/native and worker/kernel: capabilities, landlock, seccomp, namespaces, rlimits; one mechanism a test, each
-with the same thing done before it as the control."""
+"""worker/native and worker/kernel: capabilities, landlock, seccomp, namespaces, rlimits; one mechanism a
+test, each with the same thing done before it as the control."""
 
 from __future__ import annotations
 

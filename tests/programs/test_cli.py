@@ -30,13 +30,15 @@ def command(*words: str) -> list[str]:
 
 
 @contextmanager
-def started(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
-    """It, and the ends of its stdout and stderr; its stdin is empty."""
+def started(
+    argv: list[str], stdin: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """It, and the ends of its stdout and stderr."""
     with subprocess.Popen(
         argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         env={**os.environ, "PYTHONPATH": ROOT},
     ) as process:
         assert process.stdout is not None
@@ -261,18 +263,12 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all(words: list[str]) 
 
 
 def test_input_is_live() -> None:
-    with subprocess.Popen(
-        command("cat"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process:
+    with started(command("cat"), subprocess.PIPE) as (process, stdout, _):
         assert process.stdin is not None
-        assert process.stdout is not None
         for line in (b"one\n", b"two\n"):
             process.stdin.write(line)
             process.stdin.flush()
-            assert process.stdout.readline() == line
+            assert stdout.readline() == line
         process.stdin.close()
         assert process.wait(60) == 0
 

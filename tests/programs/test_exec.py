@@ -26,7 +26,7 @@ import pytest
 
 from sandbox import ClosedError, Limits, Mount, ProgramError, Sandbox
 from sandbox._feed import Feed
-from sandbox._program import Parcel
+from sandbox._parcel import Parcel
 from tests.lifecycle.traces import until
 
 Make = Callable[..., Sandbox]

@@ -3,6 +3,9 @@ terminal (M). Names are those of the cases in SECURITY's terms; racy ones run 20
 
 from __future__ import annotations
 
+import ast
+import errno
+import inspect
 import os
 import stat
 import subprocess
@@ -10,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox import Limits, Outcome, Sandbox
 from tests.programs.test_exec import compiled, sh
+from worker.kernel import landlock
 
 Make = Callable[..., Sandbox]
 SMALL = Limits(
@@ -334,6 +339,62 @@ def test_h_what_the_kernel_keeps_for_files_is_not_inits_end(make_sandbox: Make) 
         assert set(seen) <= {"ok", "memory_limit"}
         assert seen[:2] == ["ok", "memory_limit"]
         assert sandbox._jail is jail
+
+
+# --- the layers, around what is started without a copy of init ---------------------------------------
+
+
+def layers_around() -> dict[str, object]:
+    """What a process can tell of the layers it is under. Travels as a function, and as text."""
+    import mmap
+    import os
+    import time
+
+    def error_of(action: Any) -> int:
+        try:
+            action()
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    with open("/proc/self/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    shown = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+    everything = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    return {
+        **{name: status[name] for name in (*shown, "Seccomp_filters")},
+        "up": time.clock_gettime(time.CLOCK_BOOTTIME) > 3600,
+        "signals_init": error_of(lambda: os.kill(1, 0)),
+        "renices_init": error_of(lambda: os.setpriority(os.PRIO_PROCESS, 1, 5)),
+        "makes_code": error_of(lambda: mmap.mmap(-1, 4096, prot=everything)),
+        "writes_usr": error_of(lambda: os.open("/usr/x", os.O_CREAT | os.O_WRONLY)),
+        "writes_here": error_of(lambda: os.close(os.open("x", os.O_CREAT | os.O_WRONLY))),
+        "leads": os.getsid(0) == os.getpid(),
+    }
+
+
+def test_a_program_is_under_the_layers_of_a_function(box: Sandbox) -> None:
+    """Those of a function are tested with their controls in tests/escape. Without files a program's
+    worker shares init's memory until it execs; with some it is a copy, as a function's is."""
+    source = f"from typing import Any\n{inspect.getsource(layers_around)}print(layers_around())\n"
+    names = "import os; print({n: os.readlink(f'/proc/self/ns/{n}') for n in os.listdir('/proc/self/ns')})"
+    function = box.call(layers_around)
+    assert function.ok, function.message
+    for files in ({}, {"f": b"1"}):
+        outcome = box.exec(["python3", "-S", "-c", source], files=files)
+        assert outcome.ok, outcome.stderr
+        seen = ast.literal_eval(outcome.stdout.decode())
+        assert seen == function.value
+        assert (seen["writes_here"], seen["leads"]) == (0, True)
+        if landlock.abi() >= 6:  # seccomp lets signals pass: it is the domain that refuses this one
+            assert seen["signals_init"] == errno.EPERM
+        outcome = box.exec(["python3", "-S", "-c", names], files=files)
+        inside = ast.literal_eval(outcome.stdout.decode())
+        for name, number in outcome.isolation.namespaces.items():
+            file = {"mount": "mnt"}.get(name, name)
+            assert inside[file] == f"{file}:[{number}]"
+    listed = box.exec(["python3", "-S", "-c", "import os; print(os.listdir('/proc/self/fd'))"])
+    assert ast.literal_eval(listed.stdout.decode()) == ["0", "1", "2", "3"]  # 3 is the listing's
 
 
 # --- M: terminal and devices ------------------------------------------------------------------------
